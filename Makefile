@@ -1,0 +1,58 @@
+# make demo and make test set up what they need; the other targets expect one of them to have run.
+
+SHELL := bash
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+# Tests share two cores with the plugin servers that they start.
+TEST_THREADS ?= 4
+FUZZ_SECONDS ?= 10
+
+.PHONY: help demo test unit e2e lint fmt deny build bench fuzz clean
+
+help: ## these lines
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 14
+
+demo: ## set up, build, start the gateway with four plugins, show what each of them does
+	scripts/setup demo
+	cargo build --release --locked --package silverback
+	scripts/demo
+
+test: ## set up and run everything that must pass: format, lints, licences, unit tests, end-to-end tests
+	scripts/setup test
+	$(MAKE) --no-print-directory lint deny
+	cargo build --locked --workspace
+	cargo test --locked --workspace -- --test-threads=$(TEST_THREADS)
+
+unit: ## unit tests only
+	cargo test --locked --workspace --exclude silverback-e2e
+
+e2e: ## end-to-end tests only
+	scripts/setup test
+	cargo build --locked --package silverback
+	cargo test --locked --package silverback-e2e -- --test-threads=$(TEST_THREADS)
+
+lint: ## rustfmt and clippy, without a change
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- --deny warnings
+
+fmt: ## format all Rust code
+	cargo fmt --all
+
+deny: ## licences and sources of the dependencies
+	cargo deny --locked --log-level error check --hide-inclusion-graph licenses bans sources
+
+build: ## the optimised executable: target/release/silverback
+	cargo build --release --locked --package silverback
+
+bench: ## requests a second beside nginx, and the benches of the crates
+	scripts/setup bench
+	cargo build --release --locked --package silverback
+	bench/http/run
+	cargo bench --locked --workspace
+
+fuzz: ## every fuzz target for FUZZ_SECONDS; needs cargo-fuzz and a nightly toolchain
+	fuzz/run $(FUZZ_SECONDS)
+
+clean: ## remove what was built and set up
+	cargo clean
+	rm -rf .tools examples/servroot examples/node/node_modules

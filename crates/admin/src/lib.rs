@@ -1,0 +1,22 @@
+//! The Admin and Status APIs: what `admin_listen` and `status_listen` answer.
+//!
+//! Both run on the control thread. `/` and `/status` answer on the Admin API, `/status` and `/status/ready` on the
+//! Status API, in Kong's shapes; everything else is a 404 as JSON.
+
+mod api;
+mod information;
+mod listener;
+mod node;
+mod status;
+mod tls;
+
+pub use api::Api;
+pub use listener::{BindError, Listener, bind, spawn};
+pub use node::{Configured, Loaded, Node, Readiness, Statistics};
+pub use tls::TlsError;
+
+/// The release of Kong whose behaviour and answers are reproduced.
+pub const KONG_VERSION: &str = "3.9.3";
+
+/// What the `Server` header says.
+pub const SERVER_TOKEN: &str = concat!("silverback/", env!("CARGO_PKG_VERSION"));

@@ -1,0 +1,122 @@
+//! `pluginserver_*`, and the older `go_plugins_dir` and `go_pluginserver_exe`.
+
+use std::path::Path;
+
+use crate::settings::PluginServer;
+
+use super::resolve::Reader;
+
+/// Where the executables of plugin servers are looked for.
+const BIN: &str = "/usr/local/bin";
+/// What may follow `pluginserver_NAME_`.
+const SUFFIXES: [&str; 3] = ["socket", "start_cmd", "query_cmd"];
+
+pub(super) fn read(reader: &mut Reader<'_>, prefix: &Path) -> Vec<PluginServer> {
+    let mut servers: Vec<PluginServer> = Vec::new();
+    for name in reader.list("pluginserver_names") {
+        let name = name.to_lowercase();
+        if name.is_empty() {
+            continue;
+        }
+        if servers.iter().any(|server| server.name == name) {
+            reader.problem("pluginserver_names", format!("pluginserver_names: '{name}' is named twice"));
+            continue;
+        }
+        if let Some(server) = by_name(reader, prefix, name) {
+            servers.push(server);
+        }
+    }
+    unclaimed(reader, &servers);
+    if let Some(server) = legacy(reader, prefix) {
+        if servers.iter().any(|known| known.name == server.name) {
+            reader.problem(
+                "go_plugins_dir",
+                "go_plugins_dir makes a plugin server named 'go', and so does pluginserver_names".to_owned(),
+            );
+        } else {
+            servers.push(server);
+        }
+    }
+    servers
+}
+
+fn by_name(reader: &mut Reader<'_>, prefix: &Path, name: String) -> Option<PluginServer> {
+    let base = format!("pluginserver_{}_", name.replace('-', "_"));
+    let given = |suffix: &str| reader.given(&format!("{base}{suffix}")).map(|entry| entry.value.clone());
+    let socket = given("socket").map_or_else(|| prefix.join(format!("{name}.socket")), |path| prefix.join(path));
+    let executable = format!("{BIN}/{name}");
+    let installed = Path::new(&executable).exists();
+    let separate = format!("{BIN}/query_{name}");
+    let start_cmd = given("start_cmd").or_else(|| installed.then(|| executable.clone()));
+    let query_cmd = given("query_cmd").or_else(|| {
+        if Path::new(&separate).exists() { Some(separate) } else { installed.then(|| format!("{executable} -dump")) }
+    });
+    let Some(query_cmd) = query_cmd else {
+        reader.problem(
+            "pluginserver_names",
+            format!("query_command undefined for pluginserver {name}: set {base}query_cmd, or install {executable}"),
+        );
+        return None;
+    };
+    if start_cmd.is_none() {
+        reader.warn(format!(
+            "start_command undefined for pluginserver {name}; assuming external process management ({base}start_cmd)"
+        ));
+    }
+    Some(PluginServer { name, socket, start_cmd, query_cmd })
+}
+
+/// Properties of servers that nobody named, or that no server has.
+fn unclaimed(reader: &mut Reader<'_>, servers: &[PluginServer]) {
+    let mut warnings = Vec::new();
+    for (name, entry) in reader.raw().iter() {
+        let Some(rest) = name.strip_prefix("pluginserver_") else { continue };
+        if name == "pluginserver_names" {
+            continue;
+        }
+        let owner = servers.iter().any(|server| {
+            let stem = server.name.replace('-', "_");
+            SUFFIXES.iter().any(|suffix| rest.strip_prefix(stem.as_str()) == Some(format!("_{suffix}").as_str()))
+        });
+        let failed = SUFFIXES.iter().any(|suffix| {
+            rest.strip_suffix(suffix).and_then(|stem| stem.strip_suffix('_')).is_some_and(|stem| {
+                reader.list("pluginserver_names").iter().any(|known| known.to_lowercase().replace('-', "_") == stem)
+            })
+        });
+        if !owner && !failed {
+            warnings.push(format!(
+                "{}: '{name}' is ignored: it is not a property of one of pluginserver_names ({})",
+                reader.place(&entry.origin),
+                SUFFIXES.map(|suffix| format!("pluginserver_NAME_{suffix}")).join(", ")
+            ));
+        }
+    }
+    for warning in warnings {
+        reader.warn(warning);
+    }
+}
+
+/// The properties of Kong 2.0 to 2.2 become one server named `go`.
+fn legacy(reader: &Reader<'_>, prefix: &Path) -> Option<PluginServer> {
+    let directory = reader.text("go_plugins_dir").filter(|directory| directory != "off")?;
+    let executable = reader.text("go_pluginserver_exe")?;
+    let (directory, executable) = (quoted(&directory), quoted(&executable));
+    Some(PluginServer {
+        name: "go".to_owned(),
+        socket: prefix.join("go_pluginserver.sock"),
+        start_cmd: Some(format!(
+            "{executable} -kong-prefix {} -plugins-directory {directory}",
+            quoted(&prefix.display().to_string())
+        )),
+        query_cmd: format!("{executable} -dump-all-plugins -plugins-directory {directory}"),
+    })
+}
+
+/// Both commands are run by a shell.
+fn quoted(word: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+=:@%,".contains(&b);
+    if !word.is_empty() && word.bytes().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}

@@ -1,0 +1,10 @@
+//! What operators write: `kong.conf` and `KONG_*` become [`Settings`], a declarative file becomes a
+//! [`silverback_model::Snapshot`].
+
+pub mod conf;
+pub mod declarative;
+pub mod settings;
+
+pub use conf::{LoadError, Loaded, Problem, kong_env, load, load_text};
+pub use declarative::{BUNDLED_IN_KONG, DeclarativeError, load_declarative, parse_declarative};
+pub use settings::Settings;

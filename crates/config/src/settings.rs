@@ -1,0 +1,258 @@
+//! The resolved configuration of a node: every property with its type, defaults as in Kong 3.9's `kong.conf.default`.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+
+/// The configuration of a node, checked, defaults filled in.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The file it was read from, if any.
+    pub file: Option<PathBuf>,
+    pub prefix: PathBuf,
+    pub log_level: LogLevel,
+    pub daemon: bool,
+    /// Number of worker threads; `auto` is resolved by [`available_cores`].
+    pub workers: usize,
+    /// `nginx_user`: user and group to drop to, when started as root.
+    pub user: Option<(String, Option<String>)>,
+
+    pub proxy_listen: Vec<Listen>,
+    pub admin_listen: Vec<Listen>,
+    pub status_listen: Vec<Listen>,
+    pub stream_listen: Vec<Listen>,
+    /// `port_maps`: port as clients see it, by the port that is listened on.
+    pub port_maps: Vec<(u16, u16)>,
+
+    pub plugins: EnabledPlugins,
+    pub plugin_servers: Vec<PluginServer>,
+    /// `nginx_main_env`: NAME or NAME=value.
+    pub main_env: Vec<String>,
+
+    pub declarative_config: Option<PathBuf>,
+    /// The text itself, already decoded.
+    pub declarative_config_string: Option<String>,
+
+    pub real_ip: RealIp,
+    /// Which `headers` the gateway adds to answers.
+    pub headers: AddedHeaders,
+    /// `headers_upstream`: whether `X-Kong-Request-Id` goes upstream.
+    pub upstream_request_id: bool,
+
+    pub tls: Tls,
+    pub upstream: UpstreamKeepalive,
+    pub logs: Logs,
+    pub http: Http,
+    pub errors: ErrorPages,
+    pub lua: LuaLimits,
+    /// `nginx_main_worker_shutdown_timeout`; `None` waits without a limit.
+    pub shutdown_timeout: Option<Duration>,
+    /// `nginx_main_worker_rlimit_nofile`: `None` is `auto`.
+    pub rlimit_nofile: Option<u64>,
+    pub vault_env_prefix: Option<String>,
+
+    /// Accepted properties that mean nothing here; those that change behaviour first. `check` lists them.
+    pub ignored: Vec<IgnoredProperty>,
+    /// Every property as written (after the environment), for `.kong_env`, in order.
+    pub raw: Vec<(String, String)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    Debug,
+    Info,
+    Notice,
+    Warn,
+    Error,
+    Crit,
+    Alert,
+    Emerg,
+}
+
+/// One address of a `*_listen` property.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub address: ListenAddress,
+    pub ssl: bool,
+    pub http2: bool,
+    pub proxy_protocol: bool,
+    pub reuseport: bool,
+    pub backlog: Option<u32>,
+    /// `deferred`, `bind`, `ipv6only=...`, `so_keepalive=...` as written.
+    pub udp: bool,
+    pub ipv6only: Option<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+/// `plugins`: which may be configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EnabledPlugins {
+    /// Whether `bundled` is among them.
+    pub bundled: bool,
+    /// The names given beside it, in order.
+    pub named: Vec<String>,
+}
+
+/// A plugin server: `pluginserver_names` and the properties that carry its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginServer {
+    pub name: String,
+    pub socket: PathBuf,
+    /// A shell command line; `None`: the process is managed elsewhere.
+    pub start_cmd: Option<String>,
+    /// A shell command line that prints what the server offers.
+    pub query_cmd: String,
+}
+
+/// `trusted_ips`, `real_ip_header`, `real_ip_recursive`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RealIp {
+    pub trusted: Vec<IpNet>,
+    /// `unix:` is among `trusted_ips`.
+    pub trust_unix: bool,
+    /// `X-Real-IP` by default; `proxy_protocol` takes it from the PROXY protocol.
+    pub header: String,
+    pub recursive: bool,
+}
+
+/// Which of the `headers` are on. `server_tokens` is Server and Via, `latency_tokens` the latencies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddedHeaders {
+    pub server: bool,
+    pub via: bool,
+    pub proxy_latency: bool,
+    pub response_latency: bool,
+    pub upstream_latency: bool,
+    pub admin_latency: bool,
+    pub upstream_status: bool,
+    pub request_id: bool,
+}
+
+/// `ssl_*`: what clients are served with by default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// `ssl_cert` and `ssl_cert_key`, pairwise: paths, or PEM text, or base64 of PEM.
+    pub certificates: Vec<(String, String)>,
+    /// Whether TLS 1.2 and 1.3 are allowed.
+    pub tls12: bool,
+    pub tls13: bool,
+    /// `ssl_cipher_suite` and `ssl_ciphers` as written.
+    pub cipher_suite: String,
+    pub ciphers: Option<String>,
+    pub session_timeout: Duration,
+    /// Names of what was asked for and rustls does not have (TLSv1, DHE, ...).
+    pub unavailable: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamKeepalive {
+    /// Idle connections kept per upstream address; 0 turns keep-alive off.
+    pub pool_size: usize,
+    /// Requests per connection; 0 for no limit.
+    pub max_requests: u64,
+    /// 0 for no limit.
+    pub idle_timeout: Duration,
+}
+
+/// Where logs go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logs {
+    pub proxy_access: AccessLog,
+    pub proxy_error: LogTarget,
+    pub admin_access: AccessLog,
+    pub admin_error: LogTarget,
+    pub status_access: AccessLog,
+    pub status_error: LogTarget,
+    pub stream_access: AccessLog,
+    pub stream_error: LogTarget,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    Off,
+    /// Absolute, or already joined to the prefix.
+    File(PathBuf),
+    Stdout,
+    Stderr,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    pub target: LogTarget,
+    pub format: LogFormat,
+}
+
+/// The text of an nginx `log_format`, variables and all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFormat {
+    pub text: String,
+    pub escape: LogEscape,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogEscape {
+    Default,
+    Json,
+    None,
+}
+
+/// The limits of the HTTP side, from the injected `nginx_http_*` and `nginx_proxy_*` directives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http {
+    /// Bytes; 0 for no limit.
+    pub max_body_size: u64,
+    /// Bytes of a request body that stay in memory; the rest goes to a file.
+    pub body_buffer_size: usize,
+    pub keepalive_timeout: Duration,
+    pub keepalive_requests: u64,
+    pub header_timeout: Duration,
+    pub body_timeout: Duration,
+    pub send_timeout: Duration,
+    /// `large_client_header_buffers`: number and bytes.
+    pub header_buffers: (usize, usize),
+    /// Bytes of the upstream's header that are accepted (`proxy_buffer_size`).
+    pub proxy_buffer_size: usize,
+    /// `proxy_buffers`: number and bytes.
+    pub proxy_buffers: (usize, usize),
+    pub underscores_in_headers: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorPages {
+    /// MIME type used where the client names none: `text/plain` by default.
+    pub default_type: String,
+    /// Text of the template files, with `{{message}}`... placeholders as Kong's `%s`.
+    pub html: Option<String>,
+    pub json: Option<String>,
+    pub plain: Option<String>,
+    pub xml: Option<String>,
+}
+
+/// `lua_max_*`: how many headers and arguments getters look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LuaLimits {
+    pub max_req_headers: usize,
+    pub max_resp_headers: usize,
+    pub max_uri_args: usize,
+    pub max_post_args: usize,
+}
+
+/// A property that exists in Kong and means nothing here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IgnoredProperty {
+    pub name: String,
+    pub value: String,
+    /// Ignoring it changes what a user sees.
+    pub important: bool,
+    pub why: String,
+}
+
+/// The cores that this process may use: those it is bound to, less what the quotas of its cgroups (v1 or v2) leave out.
+pub fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}

@@ -1,0 +1,48 @@
+//! Which plugins there are: what their servers, or the gateway itself, say of them.
+
+use std::collections::BTreeMap;
+
+use crate::{PhaseSet, schema};
+
+/// Where a plugin runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PluginSource {
+    /// In this process.
+    Bundled,
+    /// In the plugin server of this name (`pluginserver_names`).
+    Server(String),
+}
+
+/// A plugin that may be configured.
+#[derive(Clone, Debug)]
+pub struct PluginDefinition {
+    pub name: String,
+    /// As the plugin states it; not always x.y.z, sometimes empty.
+    pub version: String,
+    /// Plugins with a higher one run first.
+    pub priority: i64,
+    pub phases: PhaseSet,
+    /// The schema of the `config` record.
+    pub schema: schema::Record,
+    pub source: PluginSource,
+}
+
+/// Every plugin that may be configured, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Catalogue {
+    plugins: BTreeMap<String, PluginDefinition>,
+}
+
+impl Catalogue {
+    pub fn insert(&mut self, plugin: PluginDefinition) -> Option<PluginDefinition> {
+        self.plugins.insert(plugin.name.clone(), plugin)
+    }
+
+    pub fn get(&self, name: &str) -> Option<&PluginDefinition> {
+        self.plugins.get(name)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &PluginDefinition> {
+        self.plugins.values()
+    }
+}

@@ -1,0 +1,15 @@
+//! The entities of the gateway (services, routes, consumers, plugins, ...), the schema language in which plugins
+//! describe their configuration, and the validated [`Snapshot`] that everything else is built from.
+//!
+//! Pure: no socket, no clock, no file.
+
+pub mod catalogue;
+pub mod entity;
+pub mod phase;
+pub mod schema;
+pub mod snapshot;
+
+pub use catalogue::{Catalogue, PluginDefinition, PluginSource};
+pub use entity::*;
+pub use phase::{Phase, PhaseSet};
+pub use snapshot::{Directory, Snapshot};

@@ -1,0 +1,196 @@
+//! Headers as plugins see and set them: lower-case names, a list for a repeated one, ngx_lua's escaping on the way in.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use silverback_protocol::Value;
+
+use crate::lua;
+
+/// All headers, at most `max` single ones (0: all).
+pub(crate) fn multimap(headers: &HeaderMap, max: usize) -> Value {
+    let limit = if max == 0 { usize::MAX } else { max };
+    let mut map: Vec<(String, Value)> = Vec::with_capacity(headers.keys_len());
+    for (name, value) in headers.iter().take(limit) {
+        let value = Value::Text(Bytes::copy_from_slice(value.as_bytes()));
+        match map.iter_mut().find(|(known, _)| known == name.as_str()) {
+            None => map.push((name.as_str().to_owned(), value)),
+            Some((_, Value::List(values))) => values.push(value),
+            Some((_, single)) => *single = Value::List(vec![std::mem::take(single), value]),
+        }
+    }
+    Value::Map(map)
+}
+
+/// The first value of a header among the first `max` single ones; the name may be in any case, with `_` for `-`.
+pub(crate) fn first<'a>(headers: &'a HeaderMap, name: &[u8], max: usize) -> Option<&'a HeaderValue> {
+    let lower = name.to_ascii_lowercase();
+    let dashed: Vec<u8> = lower.iter().map(|&byte| if byte == b'_' { b'-' } else { byte }).collect();
+    let limit = if max == 0 { usize::MAX } else { max };
+    let find = |wanted: &[u8]| {
+        headers.iter().take(limit).find(|(name, _)| name.as_str().as_bytes() == wanted).map(|(_, value)| value)
+    };
+    find(&lower).or_else(|| (dashed != lower).then(|| find(&dashed)).flatten())
+}
+
+/// All values of the header that nginx's variable `$http_<variable>` stands for, joined as nginx joins them. The
+/// variable's name is in lower case, with `_` for `-`.
+pub(crate) fn joined(headers: &HeaderMap, variable: &str) -> Option<Bytes> {
+    let separator: &[u8] = if variable == "cookie" { b"; " } else { b", " };
+    let matches = |name: &HeaderName| {
+        name.as_str().len() == variable.len()
+            && name.as_str().bytes().zip(variable.bytes()).all(|(a, b)| a == b || (a == b'-' && b == b'_'))
+    };
+    let mut values = headers.iter().filter(|(name, _)| matches(name)).map(|(_, value)| value);
+    let only = values.next()?;
+    let mut text = only.as_bytes().to_vec();
+    for value in values {
+        text.extend_from_slice(separator);
+        text.extend_from_slice(value.as_bytes());
+    }
+    Some(Bytes::from(text))
+}
+
+/// A header name as ngx_lua sends it: bytes that no name may hold are percent-encoded. `None` for an empty one, which
+/// cannot be sent at all.
+pub(crate) fn name(raw: &[u8]) -> Option<HeaderName> {
+    let mut out = Vec::with_capacity(raw.len());
+    for &byte in raw {
+        if byte > b' ' && byte < 0x7f && !b"\"(),/:;<=>?@[\\]{}".contains(&byte) {
+            out.push(byte);
+        } else {
+            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        }
+    }
+    HeaderName::from_bytes(&out).ok()
+}
+
+/// A header value as ngx_lua sends it: control bytes are percent-encoded.
+pub(crate) fn value(raw: &[u8]) -> HeaderValue {
+    let mut out = Vec::with_capacity(raw.len());
+    for &byte in raw {
+        if (byte < b' ' && byte != b'\t') || byte == 0x7f {
+            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        } else {
+            out.push(byte);
+        }
+    }
+    HeaderValue::from_bytes(&out).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The values that a plugin gave for a header: text, number, boolean, or a list of text. What is empty is sent as one
+/// space, as in Kong. A map gives none, which removes the header.
+pub(crate) fn values(given: &Value) -> Vec<HeaderValue> {
+    let one = |item: &Value| {
+        let text = lua::to_text(item);
+        if text.is_empty() { HeaderValue::from_static(" ") } else { value(&text) }
+    };
+    match given {
+        Value::List(items) => items.iter().map(one).collect(),
+        Value::Map(_) => Vec::new(),
+        single => vec![one(single)],
+    }
+}
+
+/// Replaces a header; no values remove it.
+pub(crate) fn set(headers: &mut HeaderMap, name: &HeaderName, values: Vec<HeaderValue>) {
+    headers.remove(name);
+    for value in values {
+        headers.append(name.clone(), value);
+    }
+}
+
+/// Lua's error for a header that cannot be set, or nothing.
+pub(crate) fn check(name: &Value, value: &Value) -> Result<(), String> {
+    if name.as_bytes().is_none() {
+        let shown = String::from_utf8_lossy(&lua::to_text(name)).into_owned();
+        return Err(format!("invalid header name \"{shown}\": got {}, expected string", lua::type_name(name)));
+    }
+    check_value(&show(name), value, "array of string, string, number or boolean")
+}
+
+/// The same for a table of headers.
+pub(crate) fn check_table(headers: &Value) -> Result<(), String> {
+    match headers {
+        Value::Map(entries) => entries
+            .iter()
+            .filter(|(_, value)| !value.is_nil())
+            .try_for_each(|(name, value)| check_value(name, value, "string, number, boolean or array of strings")),
+        Value::List(items) if items.is_empty() => Ok(()),
+        Value::List(_) => Err("invalid header name \"1\": got number, expected string".to_owned()),
+        _ => Err("headers must be a table".to_owned()),
+    }
+}
+
+fn check_value(name: &str, value: &Value, expected: &str) -> Result<(), String> {
+    match value {
+        Value::Text(_) | Value::Binary(_) | Value::Int(_) | Value::Float(_) | Value::Bool(_) | Value::Map(_) => Ok(()),
+        Value::List(items) => match items.iter().find(|item| item.as_bytes().is_none()) {
+            None => Ok(()),
+            Some(item) => {
+                Err(format!("invalid header value in array \"{name}\": got {}, expected string", lua::type_name(item)))
+            }
+        },
+        Value::Nil => Err(format!("invalid header value for \"{name}\": got nil, expected {expected}")),
+    }
+}
+
+fn show(name: &Value) -> String {
+    String::from_utf8_lossy(&lua::to_text(name)).into_owned()
+}
+
+/// Whether this is a header that a plugin cannot set in an answer.
+pub(crate) fn is_transfer_encoding(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"transfer-encoding") || name.eq_ignore_ascii_case(b"transfer_encoding")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("host", "h"), ("x-a", "1"), ("x-a", "2"), ("cookie", "a=1"), ("cookie", "b=2")] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn limits_count_single_values() {
+        let Value::Map(all) = multimap(&sample(), 2) else { unreachable!() };
+        assert_eq!(all, [("host".to_owned(), "h".into()), ("x-a".to_owned(), "1".into())]);
+    }
+
+    #[test]
+    fn finds_by_any_spelling() {
+        for (name, expect) in [("X-A", Some("1")), ("x_a", Some("1")), ("x-b", None), ("", None)] {
+            let found = first(&sample(), name.as_bytes(), 100).map(|value| value.to_str().unwrap().to_owned());
+            assert_eq!(found.as_deref(), expect);
+        }
+        assert_eq!(joined(&sample(), "x_a").unwrap(), "1, 2");
+        assert_eq!(joined(&sample(), "cookie").unwrap(), "a=1; b=2");
+    }
+
+    #[test]
+    fn escapes_what_cannot_be_sent() {
+        assert_eq!(name(b"X new:").unwrap().as_str(), "x%20new%3a");
+        assert_eq!(name(b""), None);
+        assert_eq!(value(b"a\r\nX-Evil: 1"), "a%0D%0AX-Evil: 1");
+        assert_eq!(values(&Value::List(vec!["a".into(), "".into()])), ["a", " "]);
+    }
+
+    #[test]
+    fn checks_what_is_given() {
+        assert_eq!(check(&"x".into(), &Value::Int(1)), Ok(()));
+        assert_eq!(
+            check(&Value::Int(5), &"v".into()).unwrap_err(),
+            "invalid header name \"5\": got number, expected string"
+        );
+        assert_eq!(
+            check(&"x".into(), &Value::List(vec![Value::Int(1)])).unwrap_err(),
+            "invalid header value in array \"x\": got number, expected string"
+        );
+        assert!(check_table(&"x".into()).is_err());
+        assert!(check_table(&Value::List(vec!["a".into()])).is_err());
+    }
+}

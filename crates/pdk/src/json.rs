@@ -1,0 +1,184 @@
+//! JSON as Kong's Lua reads and writes it (lua-cjson): numbers are doubles, `/` is escaped, an empty table is an object.
+
+use bytes::Bytes;
+use serde_json::Value as Json;
+use silverback_protocol::Value;
+
+use crate::lua;
+
+/// How deep tables may be nested, in and out.
+const MAX_DEPTH: usize = 1000;
+
+/// How a list without elements is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmptyList {
+    /// `[]`: the list is known to be one (it came from a JSON document, or from the configuration).
+    Array,
+    /// `{}`: what Lua makes of a table that a plugin sent.
+    Object,
+}
+
+/// Reads a JSON document. `None` if it is none.
+pub fn decode(text: &[u8]) -> Option<Value> {
+    serde_json::from_slice::<Json>(text).ok().map(|json| from_json(&json))
+}
+
+/// A JSON value as plugins see it: null is nil, whole numbers are integers.
+pub fn from_json(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::Nil,
+        Json::Bool(b) => Value::Bool(*b),
+        Json::Number(n) => n
+            .as_i64()
+            .filter(|n| n.unsigned_abs() <= 1 << 53)
+            .map_or_else(|| lua::from_number(n.as_f64().unwrap_or(0.0)), Value::Int),
+        Json::String(text) => Value::text(text.clone()),
+        Json::Array(items) => Value::List(items.iter().map(from_json).collect()),
+        Json::Object(entries) => {
+            Value::Map(entries.iter().map(|(key, value)| (key.clone(), from_json(value))).collect())
+        }
+    }
+}
+
+/// A field of an entity, or of any JSON object that Kong keeps as a Lua table: unset fields are absent.
+pub fn from_json_without_nulls(json: &Json) -> Value {
+    match json {
+        Json::Array(items) => Value::List(items.iter().map(from_json_without_nulls).collect()),
+        Json::Object(entries) => Value::Map(
+            entries
+                .iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(key, value)| (key.clone(), from_json_without_nulls(value)))
+                .collect(),
+        ),
+        other => from_json(other),
+    }
+}
+
+/// Writes a value with so many significant digits for numbers (14 is cjson's default, Kong's own encoder has 16).
+///
+/// # Errors
+/// cjson's text: a number that JSON has not, or tables nested too deep.
+pub fn encode(value: &Value, digits: usize, empty: EmptyList) -> Result<Bytes, String> {
+    let mut out = Vec::new();
+    Encoder { out: &mut out, digits, empty, lossy: false }.value(value, 0)?;
+    Ok(Bytes::from(out))
+}
+
+/// For logs: what cannot be written is left out.
+pub(crate) fn encode_lossy(value: &Value) -> Vec<u8> {
+    let mut out = Vec::new();
+    // What was written before the error is still worth showing.
+    let _ = Encoder { out: &mut out, digits: 14, empty: EmptyList::Array, lossy: true }.value(value, 0);
+    out
+}
+
+struct Encoder<'a> {
+    out: &'a mut Vec<u8>,
+    digits: usize,
+    empty: EmptyList,
+    lossy: bool,
+}
+
+impl Encoder<'_> {
+    fn value(&mut self, value: &Value, depth: usize) -> Result<(), String> {
+        if depth > MAX_DEPTH {
+            return Err(format!("Cannot serialise, excessive depth ({depth})"));
+        }
+        match value {
+            Value::Nil => self.out.extend_from_slice(b"null"),
+            Value::Bool(true) => self.out.extend_from_slice(b"true"),
+            Value::Bool(false) => self.out.extend_from_slice(b"false"),
+            #[expect(clippy::cast_precision_loss, reason = "Lua has doubles only")]
+            Value::Int(n) => self.number(*n as f64)?,
+            Value::Float(n) => self.number(*n)?,
+            Value::Text(text) | Value::Binary(text) => self.string(text),
+            Value::List(items) if items.is_empty() && self.empty == EmptyList::Object => {
+                self.out.extend_from_slice(b"{}");
+            }
+            Value::List(items) => {
+                self.out.push(b'[');
+                for (i, item) in items.iter().enumerate() {
+                    if i > 0 {
+                        self.out.push(b',');
+                    }
+                    self.value(item, depth + 1)?;
+                }
+                self.out.push(b']');
+            }
+            Value::Map(entries) => {
+                self.out.push(b'{');
+                for (i, (key, item)) in entries.iter().enumerate() {
+                    if i > 0 {
+                        self.out.push(b',');
+                    }
+                    self.string(key.as_bytes());
+                    self.out.push(b':');
+                    self.value(item, depth + 1)?;
+                }
+                self.out.push(b'}');
+            }
+        }
+        Ok(())
+    }
+
+    fn number(&mut self, n: f64) -> Result<(), String> {
+        if !n.is_finite() && !self.lossy {
+            return Err("Cannot serialise number: must not be NaN or Infinity".to_owned());
+        }
+        self.out.extend_from_slice(lua::format_number(n, self.digits).as_bytes());
+        Ok(())
+    }
+
+    fn string(&mut self, text: &[u8]) {
+        self.out.push(b'"');
+        for &byte in text {
+            match byte {
+                b'"' => self.out.extend_from_slice(b"\\\""),
+                b'\\' => self.out.extend_from_slice(b"\\\\"),
+                b'/' => self.out.extend_from_slice(b"\\/"),
+                0x08 => self.out.extend_from_slice(b"\\b"),
+                0x0c => self.out.extend_from_slice(b"\\f"),
+                b'\n' => self.out.extend_from_slice(b"\\n"),
+                b'\r' => self.out.extend_from_slice(b"\\r"),
+                b'\t' => self.out.extend_from_slice(b"\\t"),
+                0..0x20 | 0x7f => self.out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
+                _ => self.out.push(byte),
+            }
+        }
+        self.out.push(b'"');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_as_cjson_does() {
+        let value = Value::Map(vec![
+            ("a/b".into(), Value::List(vec![Value::Int(1), Value::Float(1.5), Value::Nil])),
+            ("e".into(), Value::List(vec![])),
+            ("t".into(), Value::text("q\" \u{7f}\n")),
+        ]);
+        let text = encode(&value, 14, EmptyList::Object).unwrap();
+        assert_eq!(text, r#"{"a\/b":[1,1.5,null],"e":{},"t":"q\" \u007f\n"}"#);
+        let text = encode(&Value::List(vec![]), 14, EmptyList::Array).unwrap();
+        assert_eq!(text, "[]");
+        assert!(encode(&Value::Float(f64::NAN), 14, EmptyList::Object).is_err());
+    }
+
+    #[test]
+    fn reads_numbers_as_lua_does() {
+        assert_eq!(
+            decode(b"[1,2.0,1.5,12345678901234567890]"),
+            Some(Value::List(vec![
+                Value::Int(1),
+                Value::Int(2),
+                Value::Float(1.5),
+                Value::Float(12_345_678_901_234_567_890.0),
+            ]))
+        );
+        assert_eq!(decode(b"{"), None);
+    }
+}

@@ -1,0 +1,162 @@
+//! A connection to a plugin server: a Unix stream socket, the bytes read ahead and those to be written.
+
+use std::{io, os::fd::AsFd as _, time::Duration};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use nix::sys::socket::{getsockopt, sockopt};
+use silverback_protocol::{
+    msgpack::{Scanner, ServerMessage},
+    protobuf,
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    time::sleep,
+};
+
+use crate::{
+    MAX_MESSAGE,
+    server::{Identity, Server},
+};
+
+/// Bytes that are made room for at least, when reading.
+const READ_AHEAD: usize = 4 * 1024;
+
+/// A buffer larger than this is given back after the message that needed it.
+const KEPT_BUFFER: usize = 64 * 1024;
+
+/// Pauses between attempts to connect to a socket whose backlog is full.
+const QUEUE_PAUSES: [Duration; 4] =
+    [Duration::from_millis(1), Duration::from_millis(2), Duration::from_millis(5), Duration::from_millis(10)];
+
+/// A connection to a plugin server.
+pub(crate) struct Connection {
+    stream: UnixStream,
+    input: BytesMut,
+    pub(crate) output: BytesMut,
+    scanner: Scanner,
+    /// The last number given to a request or command.
+    sequence: u32,
+    /// ProtoBuf: the event that ended last; its `RpcReturn` is still to come.
+    pub(crate) owed: Option<i64>,
+}
+
+/// Why a connection ended, or what came over it is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    /// The server closed the connection after it had read all that was sent.
+    #[error("the server closed the connection")]
+    Closed,
+    /// The server closed the connection, or died, before it had read what was sent.
+    #[error("the server went away before it read the message")]
+    Unread,
+    #[error("{0}")]
+    Io(io::Error),
+    #[error("{0}")]
+    Protobuf(#[from] protobuf::Error),
+    #[error("{0}")]
+    MsgPack(#[from] silverback_protocol::msgpack::Error),
+}
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            // A Unix socket whose peer closes with bytes unread is reset, one that is closed refuses what is written:
+            // either way the server has not seen the whole message.
+            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::NotConnected => Self::Unread,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// Connects, and tells who answers. A full backlog is a queue to wait in; bound this by a timeout.
+pub(crate) async fn connect(server: &Server) -> io::Result<(Connection, Identity)> {
+    let mut pauses = QUEUE_PAUSES.into_iter();
+    let mut pause = Duration::ZERO;
+    let stream = loop {
+        match UnixStream::connect(&server.socket).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                pause = pauses.next().unwrap_or(pause);
+                sleep(pause).await;
+            }
+            other => break other?,
+        }
+    };
+    let peer = getsockopt(&stream.as_fd(), sockopt::PeerCredentials)?;
+    let identity = Identity::new(peer.pid(), &std::fs::metadata(&server.socket)?);
+    Ok((Connection::new(stream), identity))
+}
+
+impl Connection {
+    fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            input: BytesMut::with_capacity(READ_AHEAD),
+            output: BytesMut::with_capacity(READ_AHEAD),
+            scanner: Scanner::new(MAX_MESSAGE),
+            sequence: 0,
+            owed: None,
+        }
+    }
+
+    /// A number for the next request: never 0, and not the one before.
+    pub(crate) fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.checked_add(1).unwrap_or(1);
+        self.sequence
+    }
+
+    /// Writes what is in `output`, in one go if the socket takes it.
+    pub(crate) async fn flush(&mut self) -> Result<(), Broken> {
+        let written = self.stream.write_all(&self.output).await;
+        self.output.clear();
+        if self.output.capacity() > KEPT_BUFFER {
+            self.output = BytesMut::with_capacity(READ_AHEAD);
+        }
+        written.map_err(Broken::from)
+    }
+
+    /// Writes what is in `output` as far as the socket takes it now; for a last word before closing.
+    pub(crate) fn flush_now(&mut self) {
+        let _ = self.stream.try_write(&self.output); // the server is left to itself, it may be gone
+        self.output.clear();
+    }
+
+    /// The next frame of a ProtoBuf server.
+    pub(crate) async fn frame(&mut self) -> Result<Bytes, Broken> {
+        loop {
+            if let Some(frame) = protobuf::take_frame(&mut self.input, MAX_MESSAGE)? {
+                return Ok(frame);
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// The next response or notification of a MessagePack server.
+    pub(crate) async fn message(&mut self) -> Result<ServerMessage, Broken> {
+        loop {
+            if let Some(length) = self.scanner.scan(&self.input)? {
+                let message = self.input.split_to(length).freeze();
+                return Ok(ServerMessage::decode(&message)?);
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Whether another event can run on it: what was read ahead must be what is still owed, or nothing.
+    pub(crate) fn is_in_step(&self) -> bool {
+        self.owed.is_some() || self.input.is_empty()
+    }
+
+    /// Reads what is there. The buffer grows with what has come, not with what a header promises.
+    async fn fill(&mut self) -> Result<(), Broken> {
+        if !self.input.has_remaining() && self.input.capacity() > KEPT_BUFFER {
+            self.input = BytesMut::with_capacity(READ_AHEAD);
+        }
+        self.input.reserve(READ_AHEAD.max(self.input.len().min(1 << 20)));
+        if self.stream.read_buf(&mut self.input).await? == 0 {
+            return Err(Broken::Closed);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,293 @@
+//! Events: one run of a plugin's handler.
+//!
+//! What each outcome of an exchange leads to:
+//!
+//! | what happened                                        | what is done                                         |
+//! |------------------------------------------------------|------------------------------------------------------|
+//! | nothing of the event reached the server              | connect again; if that was seen twice, fail          |
+//! | the server does not know the instance                | start it again, run the event again, once            |
+//! | ProtoBuf: closed before any frame of the event came  | the same: an unknown instance looks like this        |
+//! | closed later, an error, bytes that make no sense     | fail                                                 |
+//! | the deadline passes                                  | fail; the handler is released, the server is probed  |
+//! | a PDK call is wrong                                  | fail; the handler is released                        |
+
+use std::{cell::RefCell, collections::HashMap, marker::PhantomData, pin::Pin, sync::Arc, time::Duration};
+
+use silverback_model::Phase;
+use silverback_protocol::{Call, Return, dump::WireProtocol};
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+
+use crate::{
+    EventFailure, FailureKind, Host, Instance,
+    connection::{Broken, Connection, connect},
+    server::{Identity, Server},
+};
+
+mod msgpack;
+mod protobuf;
+mod release;
+
+/// Idle connections that a worker keeps to one server.
+const MAX_IDLE: usize = 128;
+
+/// Answers the PDK calls of one event.
+#[expect(async_fn_in_trait, reason = "used on one thread only: no bound on the future is wanted")]
+pub trait Pdk {
+    /// Runs one call. The time it takes does not count against the event's deadline.
+    async fn call(&mut self, call: &Call) -> Reply;
+}
+
+/// What a PDK call comes to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// The function's results go back to the plugin.
+    Return(Return),
+    /// The call ended the request's phase (`kong.response.exit`): the handler is left to itself.
+    Exit,
+    /// The call is an error in the plugin: the event is ended, and has failed.
+    Raise(String),
+}
+
+/// How an event ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventEnd {
+    /// The handler returned.
+    Returned,
+    /// The handler made a terminal call; nothing that it does afterwards counts.
+    Exited,
+}
+
+/// One worker thread's connections to plugin servers.
+pub struct Connections {
+    host: Arc<Host>,
+    /// By the address of the server, which lives as long as the host.
+    pools: RefCell<HashMap<*const Server, Pool>>,
+    not_send: PhantomData<*const ()>,
+}
+
+/// Idle connections to one server, all of the same epoch.
+#[derive(Default)]
+struct Pool {
+    epoch: u64,
+    idle: Vec<Connection>,
+}
+
+/// Why an exchange stopped before its end.
+enum Stop {
+    /// The server went away before it read the event.
+    Unsent(String),
+    /// The server does not know the instance, or so it seems; what it said.
+    Unknown(String),
+    Failed(FailureKind, String),
+    /// With what the handler does, if it is to be released.
+    Abandoned(FailureKind, String, Option<Handler>),
+}
+
+/// How an exchange ended, and what becomes of its connection.
+enum Done {
+    Reusable(EventEnd),
+    Gone(EventEnd),
+    /// The handler is to be released.
+    Release(EventEnd, Handler),
+}
+
+/// What an abandoned handler does.
+enum Handler {
+    /// It runs; the answer to the request with this number is outstanding.
+    Running { request: u32 },
+    /// It waits for the result of a PDK call.
+    Waiting { event: i64 },
+}
+
+impl Connections {
+    pub fn new(host: Arc<Host>) -> Self {
+        Self { host, pools: RefCell::default(), not_send: PhantomData }
+    }
+
+    /// Runs one event: the handler of `instance` for `phase`. A server that is starting is waited for.
+    ///
+    /// The future must not be dropped before it ends: that would close a connection in the middle of an exchange,
+    /// which kills a Node server.
+    ///
+    /// # Errors
+    /// The handler did not run to its end.
+    pub async fn handle_event<P: Pdk>(
+        &self,
+        instance: &Arc<Instance>,
+        phase: Phase,
+        pdk: &mut P,
+    ) -> Result<EventEnd, EventFailure> {
+        let server = &instance.server;
+        let give_up = Instant::now() + server.deadlines.ready;
+        let mut again = false;
+        loop {
+            let started = self
+                .host
+                .running(instance)
+                .await
+                .map_err(|failure| self.failure(instance, phase, failure.kind, failure.message))?;
+            let Some((mut connection, pooled)) = self
+                .connection(server, started.epoch, give_up)
+                .await
+                .map_err(|message| self.failure(instance, phase, FailureKind::Unavailable, message))?
+            else {
+                continue; // the epoch is over
+            };
+            let sleep = sleep_until(Instant::now() + server.deadlines.event);
+            tokio::pin!(sleep);
+            let clock = Clock { sleep, whole: server.deadlines.event };
+            let done = match server.protocol {
+                WireProtocol::ProtoBuf => protobuf::run(&mut connection, clock, started.id, phase, pdk).await,
+                WireProtocol::MsgPack => {
+                    msgpack::run(&mut connection, clock, &server.name, started.id, phase, pdk).await
+                }
+            };
+            let stop = match done {
+                Ok(Done::Reusable(end)) => {
+                    self.keep(server, started.epoch, connection);
+                    return Ok(end);
+                }
+                Ok(Done::Gone(end)) => return Ok(end),
+                Ok(Done::Release(end, handler)) => {
+                    release::spawn(connection, handler, Arc::clone(server), started.epoch, "the request has ended");
+                    return Ok(end);
+                }
+                Err(stop) => stop,
+            };
+            let (kind, message) = match stop {
+                // it was closed while it was idle; the pool may hold more of them, but not for ever
+                Stop::Unsent(_) if pooled => continue,
+                Stop::Unsent(_) if !again => {
+                    again = true;
+                    continue;
+                }
+                Stop::Unknown(_) if !again => {
+                    again = true;
+                    instance.forget(started);
+                    continue;
+                }
+                Stop::Unsent(message) | Stop::Unknown(message) => (FailureKind::Closed, message),
+                Stop::Failed(kind, message) => {
+                    let certain = server.condition().identity.is_some_and(Identity::is_certain);
+                    if kind == FailureKind::Closed && server.protocol == WireProtocol::MsgPack && !certain {
+                        server.doubt(started.epoch);
+                    }
+                    (kind, message)
+                }
+                Stop::Abandoned(kind, message, handler) => {
+                    if let Some(handler) = handler {
+                        release::spawn(connection, handler, Arc::clone(server), started.epoch, &message);
+                    }
+                    if kind == FailureKind::Deadline {
+                        release::spawn_probe(Arc::clone(server), started);
+                    }
+                    (kind, message)
+                }
+            };
+            return Err(self.failure(instance, phase, kind, message));
+        }
+    }
+
+    /// An idle connection of this epoch (`true`), or a new one. `None`: the epoch is over.
+    async fn connection(
+        &self,
+        server: &Arc<Server>,
+        epoch: u64,
+        give_up: Instant,
+    ) -> Result<Option<(Connection, bool)>, String> {
+        {
+            let mut pools = self.pools.borrow_mut();
+            let pool = pools.entry(Arc::as_ptr(server)).or_default();
+            if pool.epoch != epoch {
+                *pool = Pool { epoch, idle: Vec::new() };
+            }
+            if let Some(connection) = pool.idle.pop() {
+                return Ok(Some((connection, true)));
+            }
+        }
+        match timeout_at(give_up, connect(server)).await {
+            Ok(Ok((connection, identity))) => {
+                let condition = server.condition();
+                if condition.epoch == epoch && condition.identity == Some(identity) {
+                    return Ok(Some((connection, false)));
+                }
+            }
+            Ok(Err(_)) => {}
+            Err(_) => {
+                return Err(format!(
+                    "no connection to {} within {} s: its queue is full",
+                    server.socket.display(),
+                    server.deadlines.ready.as_secs()
+                ));
+            }
+        }
+        server.doubt(epoch);
+        if Instant::now() >= give_up {
+            return Err(format!("no connection to {}", server.socket.display()));
+        }
+        Ok(None)
+    }
+
+    fn keep(&self, server: &Arc<Server>, epoch: u64, connection: Connection) {
+        let mut pools = self.pools.borrow_mut();
+        let pool = pools.entry(Arc::as_ptr(server)).or_default();
+        if pool.epoch == epoch && pool.idle.len() < MAX_IDLE && connection.is_in_step() {
+            pool.idle.push(connection);
+        }
+    }
+
+    fn failure(&self, instance: &Instance, phase: Phase, kind: FailureKind, message: String) -> EventFailure {
+        let process = instance.server.process();
+        EventFailure {
+            kind,
+            message,
+            plugin: instance.plugin.clone(),
+            phase,
+            server: instance.server.name.clone(),
+            pid: process.as_ref().map(|process| process.pid),
+            lines: process.map(|process| process.last_lines()).unwrap_or_default(),
+        }
+    }
+}
+
+/// The deadline of an event. It does not run while the plugin waits for the gateway.
+struct Clock<'a> {
+    sleep: Pin<&'a mut Sleep>,
+    /// All of it, for the message.
+    whole: Duration,
+}
+
+impl Clock<'_> {
+    /// Waits for something that the server must do; `None` when the deadline comes first.
+    async fn limit<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            result = work => Some(result),
+            () = self.sleep.as_mut() => None,
+        }
+    }
+
+    fn too_slow(&self) -> String {
+        format!("its handler did not end within {} s", self.whole.as_secs_f32())
+    }
+
+    /// Waits for something that the gateway must do: the deadline moves on by the time that it takes.
+    async fn pause<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let begun = Instant::now();
+        let result = work.await;
+        let took = begun.elapsed();
+        if took > Duration::from_millis(1) {
+            let deadline = self.sleep.deadline() + took;
+            self.sleep.as_mut().reset(deadline);
+        }
+        result
+    }
+}
+
+fn broken(broken: &Broken) -> Stop {
+    let kind = match broken {
+        Broken::Closed | Broken::Unread | Broken::Io(_) => FailureKind::Closed,
+        Broken::Protobuf(_) | Broken::MsgPack(_) => FailureKind::Protocol,
+    };
+    Stop::Failed(kind, broken.to_string())
+}

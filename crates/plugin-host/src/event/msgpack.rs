@@ -1,0 +1,85 @@
+//! An event of a MessagePack server: each answer is either the end or the plugin's next PDK call, whose result the
+//! next request carries.
+
+use silverback_log::Level;
+use silverback_model::Phase;
+use silverback_protocol::{
+    Value,
+    msgpack::{Next, Request, Response, ServerMessage},
+};
+
+use super::{Clock, Done, EventEnd, Handler, Pdk, Reply, Stop, broken};
+use crate::{
+    FailureKind,
+    connection::{Broken, Connection},
+};
+
+/// Runs an event.
+pub(super) async fn run<P: Pdk>(
+    connection: &mut Connection,
+    mut clock: Clock<'_>,
+    server: &str,
+    instance: i64,
+    phase: Phase,
+    pdk: &mut P,
+) -> Result<Done, Stop> {
+    let mut request = connection.next_sequence();
+    Request::HandleEvent { instance, phase: phase.name() }.put(request, &mut connection.output);
+    let mut first = true;
+    loop {
+        let result = match clock.limit(exchange(connection, request)).await {
+            Some(Ok(Ok(result))) => result,
+            Some(Ok(Err(error))) if first && Response::no_such_instance(&error) => return Err(Stop::Unknown(error)),
+            Some(Ok(Err(error))) => return Err(Stop::Failed(FailureKind::Server, error)),
+            Some(Err(error @ Broken::Unread)) if first => return Err(Stop::Unsent(error.to_string())),
+            Some(Err(error)) => return Err(broken(&error)),
+            None => {
+                return Err(Stop::Abandoned(
+                    FailureKind::Deadline,
+                    clock.too_slow(),
+                    Some(Handler::Running { request }),
+                ));
+            }
+        };
+        first = false;
+        let next = Next::from_result(result).map_err(|error| broken(&error.into()))?;
+        let Next::Call { event, call, terminal } = next else { return Ok(Done::Reusable(EventEnd::Returned)) };
+        let result = match clock.pause(pdk.call(&call)).await {
+            // after a terminal call the plugin waits for nothing
+            Reply::Return(_) if terminal => return Ok(Done::Reusable(EventEnd::Returned)),
+            Reply::Exit if terminal => return Ok(Done::Reusable(EventEnd::Exited)),
+            Reply::Exit => return Ok(Done::Release(EventEnd::Exited, Handler::Waiting { event })),
+            Reply::Raise(message) => {
+                let handler = (!terminal).then_some(Handler::Waiting { event });
+                return Err(Stop::Abandoned(FailureKind::Raised, message, handler));
+            }
+            Reply::Return(result) => result,
+        };
+        if let Some(error) = result.error.as_deref().filter(|_| result.value.is_nil()) {
+            // the plugin sees a nil only, as in Kong
+            silverback_log::write(Level::Notice, format_args!("[{server}] {}: {error}", call.method), None);
+        }
+        request = connection.next_sequence();
+        Request::Step { event, method: &call.method, result: &result }.put(request, &mut connection.output);
+    }
+}
+
+/// Sends what is in the output buffer and waits for the answer.
+pub(super) async fn exchange(connection: &mut Connection, request: u32) -> Result<Result<Value, String>, Broken> {
+    connection.flush().await?;
+    response(connection, request).await
+}
+
+/// Waits for the answer to a request.
+pub(super) async fn response(connection: &mut Connection, request: u32) -> Result<Result<Value, String>, Broken> {
+    loop {
+        match connection.message().await? {
+            ServerMessage::Response(response) if response.id == i64::from(request) => return Ok(response.outcome),
+            ServerMessage::Response(_) => {
+                return Err(silverback_protocol::msgpack::Error::NotRpc("a response to another request").into());
+            }
+            // go-pluginserver says its pid on connect; who answers is known from the socket already
+            ServerMessage::Notification { .. } => {}
+        }
+    }
+}

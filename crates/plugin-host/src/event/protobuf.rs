@@ -1,0 +1,85 @@
+//! An event of a ProtoBuf server: after the command the plugin drives, two frames a PDK call, until an empty frame.
+
+use silverback_model::Phase;
+use silverback_protocol::protobuf::{Answer, Command, decode_call, put_empty_frame, put_result};
+
+use super::{Clock, Done, EventEnd, Pdk, Reply, Stop, broken};
+use crate::{
+    FailureKind,
+    connection::{Broken, Connection},
+};
+
+/// Runs an event. After it the connection can be used again: the `RpcReturn` that follows is left
+/// to the next event on it, which saves this one the wait for it.
+pub(super) async fn run<P: Pdk>(
+    connection: &mut Connection,
+    mut clock: Clock<'_>,
+    instance: i64,
+    phase: Phase,
+    pdk: &mut P,
+) -> Result<Done, Stop> {
+    let sequence = i64::from(connection.next_sequence());
+    let instance = i32::try_from(instance).unwrap_or_default();
+    Command::HandleEvent { instance, phase: phase.name() }.put(sequence, &mut connection.output);
+    match clock.limit(connection.flush()).await {
+        Some(Ok(())) => {}
+        Some(Err(error @ (Broken::Unread | Broken::Closed))) => return Err(Stop::Unsent(error.to_string())),
+        Some(Err(error)) => return Err(broken(&error)),
+        None => return Err(deadline(&clock)),
+    }
+    if let Some(owed) = connection.owed.take() {
+        let frame = first(clock.limit(connection.frame()).await, &clock)?;
+        let answer = Answer::decode(frame).map_err(|error| broken(&error.into()))?;
+        if answer.sequence != owed {
+            return Err(out_of_step());
+        }
+    }
+    let mut name = first(clock.limit(connection.frame()).await, &clock)?;
+    while !name.is_empty() {
+        let args = next(clock.limit(connection.frame()).await, &clock)?;
+        let (call, method) = match decode_call(&name, args) {
+            Ok(call) => call,
+            // the plugin made a call that there is not: its fault, not the protocol's
+            Err(error) => return Err(Stop::Failed(FailureKind::Raised, error.to_string())),
+        };
+        match clock.pause(pdk.call(&call)).await {
+            Reply::Return(result) => put_result(method, &result, &mut connection.output),
+            Reply::Exit => {
+                // the plugin waits for an answer, then closes
+                put_empty_frame(&mut connection.output);
+                connection.flush_now();
+                return Ok(Done::Gone(EventEnd::Exited));
+            }
+            Reply::Raise(message) => return Err(Stop::Failed(FailureKind::Raised, message)),
+        }
+        match clock.limit(connection.flush()).await {
+            Some(result) => result.map_err(|error| broken(&error))?,
+            None => return Err(deadline(&clock)),
+        }
+        name = next(clock.limit(connection.frame()).await, &clock)?;
+    }
+    connection.owed = Some(sequence);
+    Ok(Done::Reusable(EventEnd::Returned))
+}
+
+/// As long as no frame of the event came, it may be that the server does not know the instance: it closes then.
+fn first<T>(result: Option<Result<T, Broken>>, clock: &Clock<'_>) -> Result<T, Stop> {
+    match result {
+        Some(Err(Broken::Unread)) => Err(Stop::Unsent(Broken::Unread.to_string())),
+        Some(Err(Broken::Closed)) => Err(Stop::Unknown("the server closed the connection at once".to_owned())),
+        other => next(other, clock),
+    }
+}
+
+fn next<T>(result: Option<Result<T, Broken>>, clock: &Clock<'_>) -> Result<T, Stop> {
+    result.ok_or_else(|| deadline(clock))?.map_err(|error| broken(&error))
+}
+
+/// Closing the connection is what tells the plugin.
+fn deadline(clock: &Clock<'_>) -> Stop {
+    Stop::Abandoned(FailureKind::Deadline, clock.too_slow(), None)
+}
+
+fn out_of_step() -> Stop {
+    Stop::Failed(FailureKind::Protocol, "the server's answers are out of step".to_owned())
+}

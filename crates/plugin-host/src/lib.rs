@@ -1,0 +1,54 @@
+//! Plugin servers: their processes, the instances of plugins that run in them, and the exchange that an event is.
+//!
+//! One [`Host`] lives on the control thread. It starts the servers' processes, watches them, and starts a plugin's
+//! instance when a request first needs it. Every worker thread has its own [`Connections`], through which it runs
+//! events: [`Connections::handle_event`] sends the event, answers the PDK calls that the plugin makes by asking a
+//! [`Pdk`], and tells how it ended.
+//!
+//! The rule that governs all of it: an event that could not run to its end is an [`EventFailure`], never a success.
+//!
+//! What makes stale instances impossible is the *epoch*: a number for one life of a server. An instance belongs to
+//! one epoch, a connection too, and a connection is only used for an epoch if the process behind the socket is the one
+//! that the epoch was declared for ([`server::Identity`]).
+
+mod command;
+mod connection;
+mod event;
+mod failure;
+mod host;
+mod instance;
+mod output;
+mod query;
+mod server;
+mod start;
+mod supervisor;
+
+pub use event::{Connections, EventEnd, Pdk, Reply};
+pub use failure::{EventFailure, FailureKind};
+pub use host::{Host, ServerStatus};
+pub use instance::Instance;
+pub use query::{Offer, QueryError, query};
+pub use server::ServerState;
+pub use silverback_protocol::dump::{PluginInfo, WireProtocol};
+
+use std::time::Duration;
+
+/// How long servers may take for what they are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// For an event, the time that it waits for the gateway not counted; and for the start of an instance.
+    pub event: Duration,
+    /// For a server that is starting, until a request that waits for it fails.
+    pub ready: Duration,
+    /// For a sign of life after an event met its deadline; without one the server counts as hung.
+    pub probe: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { event: Duration::from_secs(10), ready: Duration::from_secs(10), probe: Duration::from_secs(2) }
+    }
+}
+
+/// The largest message that is accepted from a server. Buffers grow as bytes come, not as a header promises.
+const MAX_MESSAGE: usize = 512 * 1024 * 1024;

@@ -1,0 +1,155 @@
+//! Query commands: what a server offers.
+
+use std::{path::PathBuf, process::Stdio, time::Duration};
+
+use silverback_config::{Settings, settings::PluginServer};
+use silverback_log::Level;
+use silverback_protocol::dump::{Dump, PluginInfo, WireProtocol};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{command, output};
+
+/// How long a query command may take.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Bytes of output that are read.
+const MAX_OUTPUT: u64 = 16 * 1024 * 1024;
+
+/// What a server's query command said.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// Name of the server.
+    pub server: String,
+    pub protocol: WireProtocol,
+    /// The socket that the server will listen on, if it says so.
+    pub socket: Option<PathBuf>,
+    pub plugins: Vec<PluginInfo>,
+}
+
+/// Why it is not known what the servers offer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    #[error("plugin server {server}: its query command could not be run: {reason}")]
+    NotRun { server: String, reason: String },
+    #[error("plugin server {server}: its query command did not end within {} s: {command}", DEADLINE.as_secs())]
+    Deadline { server: String, command: String },
+    #[error("plugin server {server}: nothing is known of its plugins: {reason} ({status}): {command}{}", after(.stderr))]
+    Unreadable { server: String, reason: String, status: String, command: String, stderr: String },
+    #[error("plugin server {server}: {count} of its plugins could not be loaded{}", after(.stderr))]
+    NotLoaded { server: String, count: usize, stderr: String },
+    #[error("plugin {plugin} is offered by the plugin servers {first} and {second}: remove one of them")]
+    OfferedTwice { plugin: String, first: String, second: String },
+}
+
+fn after(stderr: &str) -> String {
+    if stderr.is_empty() { String::new() } else { format!("; it said: {stderr}") }
+}
+
+/// Runs the query commands of all servers, at the same time, each for 60 s at most. Offers come in the order of
+/// `pluginserver_names`.
+///
+/// # Errors
+/// Everything that went wrong, not only the first problem.
+pub async fn query(settings: &Settings) -> Result<Vec<Offer>, Vec<QueryError>> {
+    let mut running = JoinSet::new();
+    for (index, server) in settings.plugin_servers.iter().enumerate() {
+        let (server, main_env) = (server.clone(), settings.main_env.clone());
+        running.spawn(async move { (index, ask(&server, &main_env).await) });
+    }
+    let mut answers = Vec::new();
+    while let Some(answer) = running.join_next().await {
+        answers.extend(answer); // a task that panicked is a server without an answer: the next lines find it missing
+    }
+    answers.sort_by_key(|(index, _)| *index);
+    let (mut offers, mut errors): (Vec<Offer>, Vec<QueryError>) = (Vec::new(), Vec::new());
+    for (_, answer) in answers {
+        match answer {
+            Ok(offer) => offers.push(offer),
+            Err(error) => errors.push(error),
+        }
+    }
+    errors.extend(offered_twice(&offers));
+    if errors.is_empty() { Ok(offers) } else { Err(errors) }
+}
+
+fn offered_twice(offers: &[Offer]) -> Vec<QueryError> {
+    let mut errors = Vec::new();
+    let mut seen: Vec<(&str, &str)> = Vec::new();
+    for offer in offers {
+        for plugin in &offer.plugins {
+            match seen.iter().find(|(name, _)| *name == plugin.name) {
+                Some((_, first)) => errors.push(QueryError::OfferedTwice {
+                    plugin: plugin.name.clone(),
+                    first: (*first).to_owned(),
+                    second: offer.server.clone(),
+                }),
+                None => seen.push((&plugin.name, &offer.server)),
+            }
+        }
+    }
+    errors
+}
+
+async fn ask(server: &PluginServer, main_env: &[String]) -> Result<Offer, QueryError> {
+    let not_run = |error: std::io::Error| QueryError::NotRun { server: server.name.clone(), reason: error.to_string() };
+    let mut child = command::shell(&server.query_cmd, main_env)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(not_run)?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let work = async { tokio::join!(read(stdout), read(stderr), child.wait()) };
+    let (stdout, stderr, status) = timeout(DEADLINE, work)
+        .await
+        .map_err(|_| QueryError::Deadline { server: server.name.clone(), command: server.query_cmd.clone() })?;
+    let status = status.map_err(not_run)?;
+    let said: Vec<String> = String::from_utf8_lossy(&stderr).lines().map(output::clean).collect();
+    let tail = || {
+        let lines: Vec<&str> = said.iter().map(String::as_str).filter(|line| !line.is_empty()).collect();
+        lines.get(lines.len().saturating_sub(10)..).unwrap_or_default().join(" | ")
+    };
+    let dump = Dump::parse(&stdout).map_err(|error| QueryError::Unreadable {
+        server: server.name.clone(),
+        reason: error.to_string(),
+        status: status.to_string(),
+        command: server.query_cmd.clone(),
+        stderr: tail(),
+    })?;
+    if dump.failed > 0 {
+        return Err(QueryError::NotLoaded { server: server.name.clone(), count: dump.failed, stderr: tail() });
+    }
+    for line in said.iter().filter(|line| !line.is_empty()) {
+        let level = output::level(line).unwrap_or(Level::Notice);
+        silverback_log::write(level, format_args!("[{} query] {line}", server.name), None);
+    }
+    if dump.socket.as_ref().is_some_and(|socket| *socket != server.socket) {
+        // a server without a flag for its socket's name says where it will listen with the default prefix
+        silverback_log::write(
+            Level::Debug,
+            format_args!(
+                "plugin server {} says that it listens on {}, the configuration says {}",
+                server.name,
+                dump.socket.as_deref().unwrap_or(&server.socket).display(),
+                server.socket.display()
+            ),
+            None,
+        );
+    }
+    Ok(Offer { server: server.name.clone(), protocol: dump.protocol, socket: dump.socket, plugins: dump.plugins })
+}
+
+/// Reads a pipe to its end; what is over the limit is thrown away.
+async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let Some(mut pipe) = pipe else { return bytes };
+    // an error ends the output as its end does; what was read is judged by the parser
+    let _ = (&mut pipe).take(MAX_OUTPUT).read_to_end(&mut bytes).await;
+    let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+    bytes
+}

@@ -1,0 +1,383 @@
+//! The life of a server: its process is started, watched until its socket answers, and started again when it ends.
+//! For a server that is managed elsewhere, what stands for its process is the socket.
+
+use std::{
+    fs, io,
+    os::unix::process::ExitStatusExt as _,
+    process::{ExitStatus, Stdio},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::{Pid, getpid},
+};
+use silverback_log::Level;
+use tokio::{
+    process::Child,
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, sleep, timeout},
+};
+
+use crate::{
+    ServerState, command,
+    connection::connect,
+    output::{self, Process},
+    server::{Identity, Order, Server},
+};
+
+/// Pauses between looks at a socket that does not answer yet.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LAST_LOOK: Duration = Duration::from_millis(100);
+
+/// How often the socket of a server that is managed elsewhere is looked at.
+const WATCH: Duration = Duration::from_secs(1);
+
+/// Pauses before a process is started again: none the first time, then these, doubling.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const LAST_BACKOFF: Duration = Duration::from_secs(5);
+
+/// A process that ran this long is not one that cannot start.
+const STABLE: Duration = Duration::from_secs(30);
+
+/// The end of a process becomes known a little later than the end of its connections.
+const EXIT_LAG: Duration = Duration::from_millis(10);
+
+pub(crate) fn spawn(
+    server: Arc<Server>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    start_cmd: Option<String>,
+    main_env: Vec<String>,
+) -> JoinHandle<()> {
+    tokio::spawn(Supervisor { server, orders, start_cmd, main_env }.run())
+}
+
+struct Supervisor {
+    server: Arc<Server>,
+    orders: mpsc::UnboundedReceiver<Order>,
+    /// `None`: managed elsewhere.
+    start_cmd: Option<String>,
+    main_env: Vec<String>,
+}
+
+/// Why a process is not watched any more.
+enum End {
+    Exited(io::Result<ExitStatus>),
+    /// It was hung, and has been killed.
+    Replaced,
+    Stop(Duration),
+}
+
+impl Supervisor {
+    async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        loop {
+            self.server.set_state(ServerState::Starting);
+            let begun = Instant::now();
+            let mut body = match self.begin() {
+                Ok(body) => body,
+                Err(error) => {
+                    self.log(Level::Error, format_args!("cannot be started: {error}"));
+                    if self.pause(backoff.next(begun)).await.is_break() {
+                        return;
+                    }
+                    continue;
+                }
+            };
+            let end = self.watch(&mut body).await;
+            match end {
+                End::Stop(grace) => return self.end(body, grace).await,
+                End::Replaced => backoff = Backoff::default(),
+                End::Exited(status) => {
+                    self.server.set_state(ServerState::Backoff);
+                    self.log_exit(&body, &status);
+                }
+            }
+            body.kill_group();
+            self.server.restarts.fetch_add(1, Ordering::Relaxed);
+            if self.pause(backoff.next(begun)).await.is_break() {
+                return;
+            }
+        }
+    }
+
+    /// Starts the process, if it is ours to start.
+    fn begin(&self) -> io::Result<Body> {
+        let Some(line) = &self.start_cmd else { return Ok(Body::Elsewhere) };
+        self.clear_socket();
+        let mut command = command::shell(line, &self.main_env);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
+        let parent = getpid();
+        // SAFETY: between fork and exec only async-signal-safe calls are made: prctl, getppid, _exit.
+        unsafe {
+            command.pre_exec(move || {
+                // The signal comes when the thread that forks ends: the control thread, which ends with the process.
+                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+                if libc::getppid() != parent.as_raw() {
+                    libc::_exit(1); // the gateway died in between
+                }
+                Ok(())
+            });
+        }
+        let mut child = command.spawn()?;
+        let pid = child.id().unwrap_or(0);
+        let process = Arc::new(Process::new(pid));
+        self.server.set_process(Some(Arc::clone(&process)));
+        let name = &self.server.name;
+        if let Some(pipe) = child.stdout.take() {
+            tokio::spawn(output::log(name.clone(), Arc::clone(&process), pipe));
+        }
+        if let Some(pipe) = child.stderr.take() {
+            tokio::spawn(output::log(name.clone(), process, pipe));
+        }
+        self.log(Level::Notice, format_args!("started, pid {pid}: {line}"));
+        Ok(Body::Ours { child, group: i32::try_from(pid).unwrap_or(0) })
+    }
+
+    /// Removes a socket file that a former process left behind, and says so if that process still lives.
+    fn clear_socket(&self) {
+        let socket = &self.server.socket;
+        if !fs::symlink_metadata(socket).is_ok_and(|file| is_socket_or_link(&file)) {
+            return;
+        }
+        if let Ok(stream) = std::os::unix::net::UnixStream::connect(socket) {
+            let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials);
+            let pid = peer.map_or(0, |peer| peer.pid());
+            self.log(
+                Level::Warn,
+                format_args!(
+                    "another process (pid {pid}) listens on {}; it is left alone, but not used any more",
+                    socket.display()
+                ),
+            );
+        }
+        if let Err(error) = fs::remove_file(socket) {
+            self.log(Level::Error, format_args!("cannot remove the old socket {}: {error}", socket.display()));
+        }
+    }
+
+    /// Watches a process until it ends, or is ended.
+    async fn watch(&mut self, body: &mut Body) -> End {
+        let mut same_process = false;
+        loop {
+            let identity = tokio::select! {
+                biased;
+                end = next_end(&mut self.orders, body) => return end,
+                identity = answering(&self.server) => identity,
+            };
+            self.server.set_ready(identity, same_process);
+            self.log(Level::Info, format_args!("ready"));
+            same_process = true;
+            loop {
+                let order = tokio::select! {
+                    biased;
+                    status = body.exited() => return End::Exited(status),
+                    order = self.orders.recv() => order,
+                    () = socket_replaced(&self.server, identity), if matches!(body, Body::Elsewhere) => {
+                        self.log(Level::Notice, format_args!("has a new socket"));
+                        break;
+                    }
+                };
+                let current = self.server.condition().epoch;
+                match order {
+                    None => return End::Stop(Duration::ZERO),
+                    Some(Order::Stop(grace)) => return End::Stop(grace),
+                    Some(Order::Replace { epoch }) if epoch == current && matches!(body, Body::Ours { .. }) => {
+                        self.server.set_state(ServerState::Backoff);
+                        body.kill_group();
+                        let _ = timeout(Duration::from_secs(5), body.exited()).await;
+                        return End::Replaced;
+                    }
+                    Some(Order::Look { epoch } | Order::Replace { epoch }) if epoch == current => {
+                        if let Ok(status) = timeout(EXIT_LAG, body.exited()).await {
+                            return End::Exited(status);
+                        }
+                        break;
+                    }
+                    Some(_) => {} // of an epoch that is over
+                }
+            }
+            // The state stays Ready if the same process answers at once: a doubt is no outage.
+        }
+    }
+
+    /// Waits before the next start; breaks if the host stops meanwhile.
+    async fn pause(&mut self, pause: Duration) -> std::ops::ControlFlow<()> {
+        if !pause.is_zero() {
+            self.server.set_state(ServerState::Backoff);
+        }
+        let wait = sleep(pause);
+        tokio::pin!(wait);
+        loop {
+            tokio::select! {
+                () = &mut wait => return std::ops::ControlFlow::Continue(()),
+                order = self.orders.recv() => if matches!(order, None | Some(Order::Stop(_))) {
+                    self.server.set_state(ServerState::Dead);
+                    return std::ops::ControlFlow::Break(());
+                },
+            }
+        }
+    }
+
+    /// Ends the process for good: asks it to, then kills it.
+    async fn end(&self, mut body: Body, grace: Duration) {
+        self.server.set_state(ServerState::Draining);
+        body.signal_group(Signal::SIGTERM);
+        if matches!(body, Body::Ours { .. }) && timeout(grace, body.exited()).await.is_err() {
+            if !grace.is_zero() {
+                self.log(Level::Warn, format_args!("did not end when asked to; it is killed"));
+            }
+            body.kill_group();
+            let _ = timeout(Duration::from_secs(1), body.exited()).await;
+        }
+        body.kill_group();
+        self.server.set_state(ServerState::Dead);
+    }
+
+    fn log_exit(&self, body: &Body, status: &io::Result<ExitStatus>) {
+        if !matches!(body, Body::Ours { .. }) {
+            return;
+        }
+        match status {
+            Ok(status) if status.code() == Some(127) => self.log(
+                Level::Error,
+                format_args!(
+                    "ended, command not found: is pluginserver_{}_start_cmd right? {}",
+                    self.server.name.replace('-', "_"),
+                    self.start_cmd.as_deref().unwrap_or_default()
+                ),
+            ),
+            Ok(status) => {
+                let how = match (status.code(), status.signal().and_then(|signal| Signal::try_from(signal).ok())) {
+                    (Some(code), _) => format!("exit status {code}"),
+                    (None, Some(signal)) => format!("killed by {signal}"),
+                    (None, None) => status.to_string(),
+                };
+                self.log(Level::Error, format_args!("ended ({how}); it is started again"));
+            }
+            Err(error) => self.log(Level::Error, format_args!("cannot be waited for: {error}")),
+        }
+    }
+
+    fn log(&self, level: Level, message: std::fmt::Arguments<'_>) {
+        log(&self.server, level, message);
+    }
+}
+
+fn log(server: &Server, level: Level, message: std::fmt::Arguments<'_>) {
+    silverback_log::write(level, format_args!("plugin server {} {message}", server.name), None);
+}
+
+/// Waits until the socket answers.
+async fn answering(server: &Server) -> Identity {
+    let begun = Instant::now();
+    let mut pause = FIRST_LOOK;
+    let mut warned = false;
+    loop {
+        // a full backlog is an answer too, but who answers is only known once connected
+        if let Ok(Ok((_, identity))) = timeout(LAST_LOOK, connect(server)).await {
+            return identity;
+        }
+        if server.condition().state == ServerState::Ready {
+            server.set_state(ServerState::Starting);
+        }
+        if !warned && begun.elapsed() > server.deadlines.ready {
+            warned = true;
+            log(
+                server,
+                Level::Warn,
+                format_args!(
+                    "nothing answers at {} yet; is pluginserver_{}_socket the socket that it listens on?",
+                    server.socket.display(),
+                    server.name.replace('-', "_")
+                ),
+            );
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_LOOK);
+    }
+}
+
+/// Waits until the socket file is another one than that of `identity`.
+async fn socket_replaced(server: &Server, identity: Identity) {
+    loop {
+        sleep(WATCH).await;
+        if !fs::metadata(&server.socket).is_ok_and(|file| identity.same_file(&file)) {
+            return;
+        }
+    }
+}
+
+/// Waits for the end of a process whose socket does not answer yet.
+async fn next_end(orders: &mut mpsc::UnboundedReceiver<Order>, body: &mut Body) -> End {
+    loop {
+        tokio::select! {
+            status = body.exited() => return End::Exited(status),
+            order = orders.recv() => match order {
+                None => return End::Stop(Duration::ZERO),
+                Some(Order::Stop(grace)) => return End::Stop(grace),
+                Some(Order::Look { .. } | Order::Replace { .. }) => {} // of an epoch that is over
+            },
+        }
+    }
+}
+
+fn is_socket_or_link(file: &fs::Metadata) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    file.file_type().is_socket() || file.file_type().is_symlink()
+}
+
+/// What runs.
+enum Body {
+    /// `group` is the process group that the process leads.
+    Ours {
+        child: Child,
+        group: i32,
+    },
+    Elsewhere,
+}
+
+impl Body {
+    /// Waits until the process has ended. One that is managed elsewhere does not, its socket changes.
+    async fn exited(&mut self) -> io::Result<ExitStatus> {
+        match self {
+            Self::Ours { child, .. } => child.wait().await,
+            Self::Elsewhere => std::future::pending().await,
+        }
+    }
+
+    fn kill_group(&self) {
+        self.signal_group(Signal::SIGKILL);
+    }
+
+    /// Signals the process and what it started. The group outlives its first process.
+    fn signal_group(&self, signal: Signal) {
+        if let Self::Ours { group, .. } = self
+            && *group > 1
+        {
+            let _ = killpg(Pid::from_raw(*group), signal); // it may be gone already
+        }
+    }
+}
+
+/// Pauses that double: none the first time.
+#[derive(Default)]
+struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    /// The pause after a process that was started at `begun`.
+    fn next(&mut self, begun: Instant) -> Duration {
+        if begun.elapsed() > STABLE {
+            self.next = Duration::ZERO;
+        }
+        let pause = self.next;
+        self.next = (pause * 2).clamp(FIRST_BACKOFF, LAST_BACKOFF);
+        pause
+    }
+}

@@ -1,0 +1,165 @@
+//! The life of servers.
+
+use std::{os::unix::net::UnixListener, sync::Arc, time::Duration};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::json;
+use silverback_plugin_host::{Deadlines, EventEnd, FailureKind, ServerState, WireProtocol};
+use tempfile::TempDir;
+
+use crate::support::{LONG, Managed, Script, Stage, block_on, with_both};
+
+#[test]
+fn a_request_waits_for_a_server_that_starts_slowly() {
+    block_on(async {
+        let stage = Stage::with(WireProtocol::MsgPack, LONG, Managed::ByHost, "STAND_IN_DELAY=300");
+        assert_eq!(stage.status().state, ServerState::Starting);
+        let instance = stage.script(json!([]));
+        assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+        assert_eq!(stage.status().state, ServerState::Ready);
+    });
+}
+
+#[test]
+fn a_server_that_is_never_ready_fails_the_request() {
+    block_on(async {
+        let deadlines = Deadlines { ready: Duration::from_millis(100), ..LONG };
+        let folder = TempDir::new().unwrap();
+        let stage = Stage::with_command(WireProtocol::MsgPack, deadlines, folder, Some("sleep 100".to_owned()));
+        let failure = stage.run(&stage.script(json!([])), &mut Script::default()).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Unavailable);
+        assert!(failure.message.contains("not ready within"), "{failure}");
+        stage.host.stop(Duration::ZERO).await;
+    });
+}
+
+#[test]
+fn a_command_that_fails_is_tried_again_and_its_last_lines_are_kept() {
+    block_on(async {
+        let deadlines = Deadlines { ready: Duration::from_millis(500), ..LONG };
+        let folder = TempDir::new().unwrap();
+        let command = "sh -c 'echo no such module; exit 5'".to_owned();
+        let stage = Stage::with_command(WireProtocol::MsgPack, deadlines, folder, Some(command));
+        stage.wait(|| stage.status().restarts >= 2, "two restarts").await;
+        let failure = stage.run(&stage.script(json!([])), &mut Script::default()).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Unavailable);
+        stage.wait_state(ServerState::Backoff).await;
+        let failure = stage.run(&stage.script(json!([])), &mut Script::default()).await.unwrap_err();
+        assert_eq!(failure.lines, ["no such module"]);
+        stage.host.stop(Duration::ZERO).await;
+        assert_eq!(stage.status().state, ServerState::Dead);
+    });
+}
+
+#[test]
+fn a_server_killed_between_events_is_not_noticed_by_requests() {
+    with_both(LONG, async |stage, _| {
+        let instance = stage.script(json!([["call", "kong.request.get_host"]]));
+        for restarts in 0..3 {
+            assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+            assert_eq!(stage.status().restarts, restarts);
+            kill(Pid::from_raw(stage.pid()), Signal::SIGKILL).unwrap();
+            stage.wait(|| stage.status().restarts == restarts + 1, "a restart").await;
+        }
+        assert_eq!((stage.noted("start"), stage.noted("event")), (3, 3));
+    });
+}
+
+#[test]
+fn the_socket_of_a_former_run_is_removed() {
+    block_on(async {
+        let folder = TempDir::new().unwrap();
+        let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
+        let stage = Stage::with_command(WireProtocol::MsgPack, LONG, folder, Some("sleep 100".to_owned()));
+        stage.wait(|| stage.status().pid.is_some(), "a process").await;
+        // the old listener answers no more: the server counts as ready only when its own socket answers
+        assert_eq!(stage.status().state, ServerState::Starting);
+        drop(listener);
+        stage.host.stop(Duration::ZERO).await;
+    });
+}
+
+#[test]
+fn stop_ends_the_processes() {
+    with_both(LONG, async |stage, _| {
+        let instance = stage.script(json!([]));
+        assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+        let pid = Pid::from_raw(stage.pid());
+        stage.host.stop(Duration::from_secs(5)).await;
+        assert_eq!(stage.status().state, ServerState::Dead);
+        assert!(kill(pid, None).is_err(), "the process is gone");
+        let failure = stage.run(&instance, &mut Script::default()).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Unavailable);
+    });
+}
+
+#[test]
+fn a_process_that_ignores_the_request_to_end_is_killed() {
+    block_on(async {
+        let folder = TempDir::new().unwrap();
+        let command = "sh -c 'trap \"\" TERM; echo up; while :; do sleep 0.1; done'".to_owned();
+        let stage = Stage::with_command(WireProtocol::MsgPack, LONG, folder, Some(command));
+        let process = || stage.status().pid.and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+        stage.wait(|| process().is_some(), "a process").await;
+        let pid = process().unwrap();
+        stage.host.stop(Duration::from_millis(200)).await;
+        assert!(kill(pid, None).is_err(), "the process is gone");
+    });
+}
+
+#[test]
+fn a_server_managed_elsewhere_is_waited_for_and_its_restart_is_noticed() {
+    for protocol in [WireProtocol::MsgPack, WireProtocol::ProtoBuf] {
+        block_on(async {
+            let mut stage = Stage::with(protocol, LONG, Managed::Elsewhere, "");
+            // MessagePack numbers instances from 0 in each process: a stale number would run the other one
+            let first = stage.instance(json!({ "name": "first", "script": [] }));
+            let second = stage.instance(json!({ "name": "second", "script": [] }));
+            stage.start_elsewhere();
+            assert_eq!(stage.run(&first, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+            assert_eq!(stage.run(&second, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+            stage.start_elsewhere();
+            stage.wait_noted("pid", 2).await;
+            assert_eq!(stage.run(&second, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+            assert_eq!(stage.run(&first, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+            let events: Vec<_> = stage.journal().into_iter().filter(|line| line.starts_with("event")).collect();
+            assert_eq!(
+                events,
+                ["event access first", "event access second", "event access second", "event access first"]
+            );
+            assert_eq!(stage.noted("start"), 4);
+        });
+    }
+}
+
+#[test]
+fn workers_share_instances() {
+    block_on(async {
+        let stage = Stage::new(WireProtocol::ProtoBuf, LONG);
+        let instance = stage.script(json!([["call", "kong.request.get_host"]]));
+        let workers: Vec<_> = (0..3)
+            .map(|_| {
+                let (host, instance) = (Arc::clone(&stage.host), Arc::clone(&instance));
+                std::thread::spawn(move || {
+                    block_on(async {
+                        let connections = silverback_plugin_host::Connections::new(host);
+                        for _ in 0..10 {
+                            let phase = silverback_model::Phase::Log;
+                            let end = connections.handle_event(&instance, phase, &mut Script::default()).await;
+                            assert_eq!(end.unwrap(), EventEnd::Returned);
+                        }
+                    });
+                })
+            })
+            .collect();
+        stage.wait(|| workers.iter().all(std::thread::JoinHandle::is_finished), "the workers").await;
+        for worker in workers {
+            worker.join().unwrap();
+        }
+        assert_eq!((stage.noted("start"), stage.noted("event log")), (1, 30));
+        stage.host.stop(Duration::ZERO).await;
+    });
+}

@@ -1,0 +1,102 @@
+//! Bundled plugins, in process. They see a request through the same PDK as external ones.
+
+mod key_auth;
+
+use serde_json::{Map, Value as Json};
+use silverback_model::{Phase, PluginDefinition};
+use silverback_pdk::{Caller, Exchange, Outcome};
+
+/// A plugin that runs in this process.
+struct Bundled {
+    name: &'static str,
+    definition: fn() -> PluginDefinition,
+    run: fn(Phase, &mut Exchange, &Caller, &Map<String, Json>) -> Outcome,
+}
+
+const PLUGINS: &[Bundled] = &[Bundled { name: key_auth::NAME, definition: key_auth::definition, run: key_auth::run }];
+
+/// What Kong 3.9 bundles, whether it is built here or not.
+const BUNDLED_NAMES: [&str; 45] = [
+    "acl",
+    "acme",
+    "ai-prompt-decorator",
+    "ai-prompt-guard",
+    "ai-prompt-template",
+    "ai-proxy",
+    "ai-request-transformer",
+    "ai-response-transformer",
+    "aws-lambda",
+    "azure-functions",
+    "basic-auth",
+    "bot-detection",
+    "correlation-id",
+    "cors",
+    "datadog",
+    "file-log",
+    "grpc-gateway",
+    "grpc-web",
+    "hmac-auth",
+    "http-log",
+    "ip-restriction",
+    "jwt",
+    "key-auth",
+    "ldap-auth",
+    "loggly",
+    "oauth2",
+    "opentelemetry",
+    "post-function",
+    "pre-function",
+    "prometheus",
+    "proxy-cache",
+    "rate-limiting",
+    "redirect",
+    "request-size-limiting",
+    "request-termination",
+    "request-transformer",
+    "response-ratelimiting",
+    "response-transformer",
+    "session",
+    "standard-webhooks",
+    "statsd",
+    "syslog",
+    "tcp-log",
+    "udp-log",
+    "zipkin",
+];
+
+/// Whether Kong bundles a plugin of this name.
+pub fn is_bundled_name(name: &str) -> bool {
+    BUNDLED_NAMES.binary_search(&name).is_ok()
+}
+
+/// The plugin of this name, if it is built.
+pub fn definition(name: &str) -> Option<PluginDefinition> {
+    PLUGINS.iter().find(|plugin| plugin.name == name).map(|plugin| (plugin.definition)())
+}
+
+/// Every plugin that is built.
+pub fn all() -> impl Iterator<Item = PluginDefinition> {
+    PLUGINS.iter().map(|plugin| (plugin.definition)())
+}
+
+/// Runs a plugin's handler for a phase, with a checked configuration. [`Outcome::Need`]: it is to be run again once
+/// that is there; nothing has been changed until then.
+pub fn run(name: &str, phase: Phase, exchange: &mut Exchange, caller: &Caller, config: &Map<String, Json>) -> Outcome {
+    match PLUGINS.iter().find(|plugin| plugin.name == name) {
+        Some(plugin) => (plugin.run)(phase, exchange, caller, config),
+        None => Outcome::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert!(BUNDLED_NAMES.is_sorted());
+        assert!(is_bundled_name("cors") && !is_bundled_name("probe"));
+        assert!(definition("key-auth").is_some() && definition("cors").is_none());
+        assert!(all().all(|plugin| is_bundled_name(&plugin.name)));
+    }
+}

@@ -1,0 +1,141 @@
+//! The protocol `ProtoBuf:1`, which servers built with go-pdk speak: frames of a length and a message.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::Message as _;
+
+use crate::{Call, Return, method::Method};
+
+mod args;
+mod results;
+/// The messages of the wire schema.
+#[expect(unreachable_pub, reason = "generated")]
+#[allow(clippy::all, clippy::use_self, reason = "generated")]
+mod schema {
+    include!(concat!(env!("OUT_DIR"), "/kong_plugin_protocol.rs"));
+}
+
+/// Bytes before a frame's message: its length, u32 little-endian.
+pub const HEADER: usize = 4;
+
+/// What a server sent that the protocol does not allow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("frame of {length} bytes, more than the {max} that are accepted")]
+    FrameTooLarge { length: usize, max: usize },
+    #[error("message {message} cannot be decoded: {reason}")]
+    Undecodable { message: &'static str, reason: String },
+    #[error("PDK method {name:?} is not known")]
+    UnknownMethod { name: String },
+}
+
+/// Takes the next frame from the front of `buffer`; `None` if it is not there yet.
+///
+/// # Errors
+/// The frame is longer than `max` bytes.
+pub fn take_frame(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, Error> {
+    let Some(header) = buffer.first_chunk::<HEADER>() else { return Ok(None) };
+    let length = usize::try_from(u32::from_le_bytes(*header)).unwrap_or(usize::MAX);
+    if length > max {
+        return Err(Error::FrameTooLarge { length, max });
+    }
+    if buffer.len() - HEADER < length {
+        return Ok(None);
+    }
+    buffer.advance(HEADER);
+    Ok(Some(buffer.split_to(length).freeze()))
+}
+
+/// Appends an empty frame.
+pub fn put_empty_frame(out: &mut BytesMut) {
+    out.put_u32_le(0);
+}
+
+/// Appends a message as a frame.
+fn put_frame(message: &impl prost::Message, out: &mut BytesMut) {
+    let length = message.encoded_len();
+    out.reserve(HEADER + length);
+    out.put_u32_le(u32::try_from(length).unwrap_or(u32::MAX));
+    message.encode_raw(out);
+}
+
+/// A command to a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// `config` is JSON; a non-zero `__seq__` in it becomes the instance's id.
+    StartInstance {
+        plugin: &'a str,
+        config: &'a str,
+    },
+    InstanceStatus {
+        instance: i32,
+    },
+    HandleEvent {
+        instance: i32,
+        phase: &'a str,
+    },
+}
+
+impl Command<'_> {
+    /// Appends the command as a frame.
+    pub fn put(&self, sequence: i64, out: &mut BytesMut) {
+        use schema::rpc_call::Call as Cmd;
+        let call = match *self {
+            Command::StartInstance { plugin, config } => Cmd::CmdStartInstance(schema::CmdStartInstance {
+                name: plugin.to_owned(),
+                config: Bytes::copy_from_slice(config.as_bytes()),
+            }),
+            Command::InstanceStatus { instance } => {
+                Cmd::CmdGetInstanceStatus(schema::CmdGetInstanceStatus { instance_id: instance })
+            }
+            Command::HandleEvent { instance, phase } => {
+                Cmd::CmdHandleEvent(schema::CmdHandleEvent { instance_id: instance, event_name: phase.to_owned() })
+            }
+        };
+        put_frame(&schema::RpcCall { sequence, call: Some(call) }, out);
+    }
+}
+
+/// A server's answer to a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub sequence: i64,
+    /// The instance's id, for the commands that answer with a status.
+    pub instance: Option<i32>,
+}
+
+impl Answer {
+    /// # Errors
+    /// The frame is no `RpcReturn`.
+    pub fn decode(frame: Bytes) -> Result<Self, Error> {
+        use schema::rpc_return::Return as Ret;
+        let message = schema::RpcReturn::decode(frame).map_err(undecodable("RpcReturn"))?;
+        let instance = match message.r#return {
+            Some(Ret::InstanceStatus(status)) => Some(status.instance_id),
+            _ => None,
+        };
+        Ok(Self { sequence: message.sequence, instance })
+    }
+}
+
+/// Reads a PDK call from its two frames: the method's name and its input message.
+///
+/// # Errors
+/// The schema has no such method, or the arguments are not its input message.
+pub fn decode_call(name: &[u8], args: Bytes) -> Result<(Call, Method), Error> {
+    let method = Method::by_name(name)
+        .ok_or_else(|| Error::UnknownMethod { name: String::from_utf8_lossy(name).chars().take(200).collect() })?;
+    let args = args::decode(method.input, args)?;
+    Ok((Call { method: method.name.to_owned(), args }, method))
+}
+
+/// Appends the result of a PDK call as a frame: the method's output message.
+pub fn put_result(method: Method, result: &Return, out: &mut BytesMut) {
+    results::put(method.output, result, out);
+}
+
+fn undecodable(message: &'static str) -> impl FnOnce(prost::DecodeError) -> Error {
+    move |error| Error::Undecodable { message, reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+//! Access-log lines: an nginx `log_format` read once, filled in for each request.
+
+use std::io;
+
+use silverback_config::settings::{self, LogEscape, LogTarget};
+use silverback_pdk::{Exchange, variables};
+
+/// Where access-log lines go, and what they look like.
+pub(crate) struct AccessLog {
+    sink: Option<silverback_log::Sink>,
+    parts: Vec<Part>,
+    escape: LogEscape,
+}
+
+/// A piece of a format.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Variable(String),
+}
+
+impl AccessLog {
+    pub(crate) fn open(settings: &settings::AccessLog) -> io::Result<Self> {
+        let target = match &settings.target {
+            LogTarget::Off => silverback_log::Target::Off,
+            LogTarget::File(path) => silverback_log::Target::File(path.clone()),
+            LogTarget::Stdout => silverback_log::Target::Stdout,
+            LogTarget::Stderr => silverback_log::Target::Stderr,
+        };
+        Ok(Self {
+            sink: silverback_log::sink(&target)?,
+            parts: parse(&settings.format.text),
+            escape: settings.format.escape,
+        })
+    }
+
+    /// Whether a variable of it stands for a header of the answer.
+    pub(crate) fn reads_response_headers(&self) -> bool {
+        self.reads("sent_http_")
+    }
+
+    /// Whether a variable of it stands for a header of the upstream's answer.
+    pub(crate) fn reads_upstream_headers(&self) -> bool {
+        self.reads("upstream_")
+    }
+
+    fn reads(&self, prefix: &str) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Variable(name) if name.starts_with(prefix)))
+    }
+
+    pub(crate) fn write(&self, exchange: &Exchange) {
+        let Some(sink) = &self.sink else { return };
+        let mut line = Vec::with_capacity(256);
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => line.extend_from_slice(text.as_bytes()),
+                Part::Variable(name) => match variables::variable(exchange, name) {
+                    Some(value) => escape(&mut line, value.as_ref(), self.escape),
+                    None if self.escape == LogEscape::Default => line.push(b'-'),
+                    None => {}
+                },
+            }
+        }
+        sink.line(line);
+    }
+}
+
+/// `$name` and `${name}` are variables, as nginx reads them.
+fn parse(format: &str) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut text = String::new();
+    let mut rest = format;
+    while let Some(at) = rest.find('$') {
+        text.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        let (name, after) = match rest.strip_prefix('{').and_then(|braced| braced.split_once('}')) {
+            Some(split) => split,
+            None => {
+                let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+                rest.split_at(end)
+            }
+        };
+        if name.is_empty() {
+            text.push('$');
+            continue;
+        }
+        if !text.is_empty() {
+            parts.push(Part::Text(std::mem::take(&mut text)));
+        }
+        parts.push(Part::Variable(name.to_owned()));
+        rest = after;
+    }
+    text.push_str(rest);
+    if !text.is_empty() {
+        parts.push(Part::Text(text));
+    }
+    parts
+}
+
+/// Makes a value safe for one line (`escape=default`) or for a JSON string (`escape=json`), as nginx does.
+fn escape(line: &mut Vec<u8>, value: &[u8], how: LogEscape) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let hex = |byte: u8| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+    match how {
+        LogEscape::None => line.extend_from_slice(value),
+        LogEscape::Default if value.is_empty() => line.push(b'-'),
+        LogEscape::Default => {
+            for byte in value {
+                match byte {
+                    b'"' | b'\\' | 0..=0x1f | 0x7f.. => {
+                        line.extend_from_slice(b"\\x");
+                        line.extend_from_slice(&hex(*byte));
+                    }
+                    _ => line.push(*byte),
+                }
+            }
+        }
+        LogEscape::Json => {
+            for byte in value {
+                match byte {
+                    b'"' | b'\\' => line.extend_from_slice(&[b'\\', *byte]),
+                    b'\n' => line.extend_from_slice(b"\\n"),
+                    b'\r' => line.extend_from_slice(b"\\r"),
+                    b'\t' => line.extend_from_slice(b"\\t"),
+                    0x08 => line.extend_from_slice(b"\\b"),
+                    0x0c => line.extend_from_slice(b"\\f"),
+                    0..=0x1f => {
+                        line.extend_from_slice(b"\\u00");
+                        line.extend_from_slice(&hex(*byte));
+                    }
+                    _ => line.push(*byte),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use silverback_config::settings::LogEscape;
+
+    use super::{Part, escape, parse};
+
+    #[test]
+    fn formats_are_split_at_variables() {
+        let variable = |name: &str| Part::Variable(name.into());
+        let text = |text: &str| Part::Text(text.into());
+        assert_eq!(
+            parse("$remote_addr - [$time_local] \"${request}x\" $ 5$"),
+            [
+                variable("remote_addr"),
+                text(" - ["),
+                variable("time_local"),
+                text("] \""),
+                variable("request"),
+                text("x\" $ 5$"),
+            ]
+        );
+    }
+
+    fn check(value: &[u8], how: LogEscape, expect: &str) {
+        let mut line = Vec::new();
+        escape(&mut line, value, how);
+        assert_eq!(String::from_utf8_lossy(&line), expect);
+    }
+
+    #[test]
+    fn values_cannot_break_a_line() {
+        check(b"", LogEscape::Default, "-");
+        check(b"a\"b\\c\nd\xff", LogEscape::Default, "a\\x22b\\x5Cc\\x0Ad\\xFF");
+        check(b"a\"b\\c\nd\x01", LogEscape::Json, "a\\\"b\\\\c\\nd\\u0001");
+        check(b"", LogEscape::Json, "");
+        check(b"a\"b", LogEscape::None, "a\"b");
+    }
+}

@@ -1,0 +1,347 @@
+//! What goes back to the client: the head as Kong makes it (`runloop.header_filter`), and the body.
+
+use std::{rc::Rc, time::SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::{ext::ReasonPhrase, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+use silverback_config::Settings;
+use silverback_model::Phase;
+use silverback_pdk::{
+    error_page,
+    exchange::{Exit, ExitBody, ServiceResponse, Source},
+};
+
+use crate::{
+    SERVER_TOKEN,
+    body::{ClientBody, UpstreamResponseBody},
+    flight::{Finish, Flight},
+    forwarded::X_KONG_REQUEST_ID,
+    request::list,
+    upstream::send::Upstreamed,
+};
+
+const X_KONG_PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
+const X_KONG_UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upstream-latency");
+const X_KONG_RESPONSE_LATENCY: HeaderName = HeaderName::from_static("x-kong-response-latency");
+const X_KONG_UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-kong-upstream-status");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// Bytes of an answer that is held whole for the response phase.
+const MAX_BUFFERED: usize = 128 * 1024 * 1024;
+
+/// An upstream's answer cannot be held whole.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BufferError {
+    #[error("the upstream's answer cannot be buffered: {0}")]
+    Read(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Reads an upstream's answer whole.
+pub(crate) async fn read_whole(
+    upstreamed: Upstreamed,
+    _settings: &Settings,
+) -> Result<(http::response::Parts, Bytes), BufferError> {
+    let Upstreamed { response, lease, read_timeout } = upstreamed;
+    let (head, incoming) = response.into_parts();
+    let body = UpstreamResponseBody::new(incoming, lease, read_timeout);
+    let whole = Limited::new(body, MAX_BUFFERED).collect().await.map_err(BufferError::Read)?;
+    Ok((head, whole.to_bytes()))
+}
+
+/// Takes over an upstream's head: the headers that plugins set before stand beside its own, but for those of which
+/// there can be one only.
+pub(crate) fn take_upstream_head(flight: &mut Flight, status: StatusCode, mut headers: HeaderMap) {
+    remove_hop_by_hop(&mut headers, flight);
+    let response = &mut flight.exchange.response;
+    response.status = Some(status.as_u16());
+    response.source = Some(Source::Service);
+    if response.headers.is_empty() {
+        response.headers = headers;
+        return;
+    }
+    for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH, header::LOCATION, header::LAST_MODIFIED] {
+        if headers.contains_key(&name) {
+            response.headers.remove(&name);
+        }
+    }
+    for (name, value) in &headers {
+        response.headers.append(name.clone(), value.clone());
+    }
+}
+
+/// Takes away what concerned the connection to the upstream only.
+fn remove_hop_by_hop(headers: &mut HeaderMap, flight: &Flight) {
+    let listed: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| list(value.as_bytes()))
+        .filter_map(|name| HeaderName::from_bytes(name).ok())
+        .filter(|name| *name != header::CONNECTION && *name != KEEP_ALIVE)
+        .collect();
+    for name in listed.iter().chain(&[header::CONNECTION, KEEP_ALIVE, header::TRANSFER_ENCODING]) {
+        headers.remove(name);
+    }
+    if headers.contains_key(header::UPGRADE) && !flight.is_upgrade() {
+        headers.remove(header::UPGRADE);
+    }
+    let wants_trailers = flight
+        .exchange
+        .request
+        .headers
+        .get_all(header::TE)
+        .iter()
+        .any(|value| list(value.as_bytes()).any(|item| item.eq_ignore_ascii_case(b"trailers")));
+    if headers.contains_key(header::TRAILER) && !wants_trailers {
+        headers.remove(header::TRAILER);
+    }
+}
+
+/// The answer that an upstream gave, passed on as it comes.
+pub(crate) fn from_upstream(mut flight: Flight, upstreamed: Upstreamed) -> Response<ClientBody> {
+    let Upstreamed { response, lease, read_timeout } = upstreamed;
+    let (head, incoming) = response.into_parts();
+    if flight.keeps_upstream_head() {
+        flight.exchange.service_response =
+            Some(ServiceResponse { status: head.status.as_u16(), headers: head.headers.clone(), body: None });
+    }
+    take_upstream_head(&mut flight, head.status, head.headers);
+    let mut answer = finish_head(&mut flight, head.status.as_u16());
+    if let Some(reason) = head.extensions.get::<ReasonPhrase>() {
+        answer.extensions_mut().insert(reason.clone());
+    }
+    spell(&mut answer, head.extensions);
+    let body = UpstreamResponseBody::new(incoming, lease, read_timeout);
+    answer.map(|()| ClientBody::upstream(body, Finish::new(flight)))
+}
+
+/// Names are written as the upstream wrote them.
+fn spell(answer: &mut Response<()>, mut upstream: http::Extensions) {
+    let reason = answer.extensions_mut().remove::<ReasonPhrase>();
+    upstream.remove::<OnUpgrade>();
+    *answer.extensions_mut() = upstream;
+    if let Some(reason) = reason {
+        answer.extensions_mut().insert(reason);
+    }
+}
+
+/// The switch to the protocol that client and upstream agreed on; bytes are passed on both ways until one of them
+/// ends.
+pub(crate) fn switching(mut flight: Flight, upstreamed: Upstreamed, client: OnUpgrade) -> Response<ClientBody> {
+    let Upstreamed { mut response, lease, .. } = upstreamed;
+    let upstream = hyper::upgrade::on(&mut response);
+    let (head, _) = response.into_parts();
+    take_upstream_head(&mut flight, head.status, head.headers);
+    let mut answer = finish_head(&mut flight, head.status.as_u16());
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    if let Some(wire) = &flight.connection.wire {
+        wire.switch_protocol();
+    }
+    let worker = Rc::clone(&flight.worker);
+    worker.spawn(async move {
+        // Dropped with the tunnel: the connection never goes back to the pool.
+        let _lease = lease;
+        let mut finish = Finish::new(flight);
+        if let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) {
+            let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+            if let Ok((_, down)) = tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
+                finish.sent(usize::try_from(down).unwrap_or(usize::MAX));
+            }
+        }
+        finish.complete();
+    });
+    answer.map(|()| ClientBody::tunnel())
+}
+
+/// The gateway's own answer: an exit, an error page, or a buffered answer after its response phase.
+pub(crate) fn from_gateway(mut flight: Flight) -> Response<ClientBody> {
+    let (status, body) = gateway_content(&mut flight);
+    let mut head = finish_head(&mut flight, status);
+    let headers = head.headers_mut();
+    headers.entry(header::DATE).or_insert_with(date);
+    let bodiless = matches!(status, 204 | 304) || status < 200;
+    if bodiless {
+        headers.remove(header::CONTENT_LENGTH);
+    } else {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    }
+    if flight.worker.is_draining() && !flight.connection.http2 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    let empty = bodiless || flight.exchange.request.method == Method::HEAD || body.is_empty();
+    let finish = Finish::new(flight);
+    head.map(|()| if empty { ClientBody::empty(finish) } else { ClientBody::whole(body, finish) })
+}
+
+/// Status and body of what the gateway answers itself; the headers are in the exchange then.
+fn gateway_content(flight: &mut Flight) -> (u16, Bytes) {
+    let Some(Exit { status, body, headers }) = flight.exchange.exit.take() else {
+        let body = flight.exchange.response.body.take().unwrap_or_default();
+        let response = &mut flight.exchange.response;
+        response.headers.remove(header::TRANSFER_ENCODING);
+        return (response.status.unwrap_or(200), body);
+    };
+    let response = &mut flight.exchange.response.headers;
+    response.remove(header::TRANSFER_ENCODING);
+    for name in headers.keys() {
+        response.remove(name);
+    }
+    for (name, value) in &headers {
+        response.append(name.clone(), value.clone());
+    }
+    match body {
+        ExitBody::Bytes(bytes) => (status, bytes),
+        ExitBody::Page(message) => page(flight, status, Some(&message)),
+        ExitBody::None if error_page::has_page(status) => page(flight, status, None),
+        ExitBody::None => match builtin_page(status) {
+            Some(page) => {
+                let headers = &mut flight.exchange.response.headers;
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
+                (status, Bytes::from(page))
+            }
+            None => (status, Bytes::new()),
+        },
+    }
+}
+
+/// The gateway's error page, as nginx's `error_page` makes it.
+fn page(flight: &mut Flight, status: u16, message: Option<&str>) -> (u16, Bytes) {
+    let shared = &flight.worker.shared;
+    let exit = crate::error::proxy_exit(&flight.exchange, &shared.settings.errors.default_type, status, message);
+    for (name, value) in &exit.headers {
+        flight.exchange.response.headers.insert(name.clone(), value.clone());
+    }
+    let body = match exit.body {
+        ExitBody::Bytes(bytes) => bytes,
+        ExitBody::Page(_) | ExitBody::None => Bytes::new(),
+    };
+    (exit.status, body)
+}
+
+/// nginx's own page for a redirect.
+fn builtin_page(status: u16) -> Option<String> {
+    let title = match status {
+        301 => "301 Moved Permanently",
+        302 => "302 Found",
+        303 => "303 See Other",
+        307 => "307 Temporary Redirect",
+        308 => "308 Permanent Redirect",
+        _ => return None,
+    };
+    Some(format!(
+        "<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1></center>\r\n</body>\r\n</html>\r\n"
+    ))
+}
+
+/// Adds what the gateway adds to every answer, and moves the headers out of the exchange (a copy stays for those
+/// that log).
+fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
+    let now = flight.now();
+    let proxied = flight.proxied;
+    let settings = &flight.worker.shared.settings;
+    let added = settings.headers;
+    let exchange = &mut *flight.exchange;
+    exchange.response.status = Some(status);
+    let timings = &mut exchange.timings;
+    let headers = &mut exchange.response.headers;
+    let milliseconds = |from: f64, to: f64| HeaderValue::from(((to - from) * 1000.0).max(0.0).round() as u64);
+    if proxied {
+        let balanced = timings.balancer_start.unwrap_or(now);
+        if added.upstream_status
+            && let Some(service) = &exchange.service_response
+        {
+            headers.insert(X_KONG_UPSTREAM_STATUS, HeaderValue::from(service.status));
+        } else if added.upstream_status {
+            headers.insert(X_KONG_UPSTREAM_STATUS, HeaderValue::from(status));
+        }
+        if added.upstream_latency {
+            headers.insert(X_KONG_UPSTREAM_LATENCY, milliseconds(balanced, timings.upstream_header.unwrap_or(now)));
+        }
+        if added.proxy_latency {
+            headers.insert(X_KONG_PROXY_LATENCY, milliseconds(exchange.started, balanced));
+        }
+        if added.via {
+            let via = match headers.get(header::VIA).and_then(|via| via.to_str().ok()) {
+                Some(via) => HeaderValue::from_str(&format!("{via}, 1.1 {SERVER_TOKEN}")).ok(),
+                None => HeaderValue::from_str(&format!("1.1 {SERVER_TOKEN}")).ok(),
+            };
+            if let Some(via) = via {
+                headers.insert(header::VIA, via);
+            }
+        }
+        if added.server && !headers.contains_key(header::SERVER) {
+            headers.insert(header::SERVER, HeaderValue::from_static(SERVER_TOKEN));
+        }
+    } else {
+        if added.response_latency {
+            headers.insert(X_KONG_RESPONSE_LATENCY, milliseconds(exchange.started, now));
+        }
+        if added.server {
+            headers.insert(header::SERVER, HeaderValue::from_static(SERVER_TOKEN));
+        } else {
+            headers.remove(header::SERVER);
+        }
+    }
+    if added.request_id
+        && let Ok(id) = HeaderValue::from_str(&exchange.id)
+    {
+        headers.insert(X_KONG_REQUEST_ID, id);
+    }
+    exchange.response.sent = true;
+    let length: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    exchange.response.bytes_sent = length as u64 + 19;
+    let keeps_head = flight.keeps_head();
+    let response = &mut flight.exchange.response;
+    let headers = if keeps_head { response.headers.clone() } else { std::mem::take(&mut response.headers) };
+    let mut answer = Response::new(());
+    *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *answer.headers_mut() = headers;
+    if flight.worker.is_draining() && !flight.connection.http2 {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    flight.exchange.phase = if proxied { Phase::Response } else { flight.exchange.phase };
+    answer
+}
+
+/// The time of an answer that the gateway makes.
+fn date() -> HeaderValue {
+    let text = httpdate::fmt_http_date(SystemTime::now());
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// A whole answer as bytes, for a connection that hyper no longer serves. The request is over with it.
+pub(crate) fn to_bytes(mut flight: Flight) -> Vec<u8> {
+    let (status, body) = gateway_content(&mut flight);
+    let head = finish_head(&mut flight, status);
+    let reason = head.status().canonical_reason().unwrap_or_default();
+    let mut bytes = format!("HTTP/1.1 {status} {reason}\r\n").into_bytes();
+    let mut headers = head.into_parts().0.headers;
+    headers.insert(header::DATE, date());
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    for (name, value) in &headers {
+        title_case(&mut bytes, name.as_str());
+        bytes.extend_from_slice(b": ");
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"\r\n");
+    let mut finish = Finish::new(flight);
+    if !finish.is_bodiless() {
+        bytes.extend_from_slice(&body);
+        finish.sent(body.len());
+    }
+    finish.complete();
+    bytes
+}
+
+fn title_case(bytes: &mut Vec<u8>, name: &str) {
+    let mut start = true;
+    for byte in name.bytes() {
+        bytes.push(if start { byte.to_ascii_uppercase() } else { byte });
+        start = byte == b'-';
+    }
+}

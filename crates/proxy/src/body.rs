@@ -1,0 +1,313 @@
+//! The bodies that go to clients and to upstreams.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use crate::{flight::Finish, upstream::Lease};
+
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of an answer to a client. Whatever becomes of it (sent whole, broken off, dropped unsent), its
+/// [`Finish`] runs once: that is when the request is over, and is logged.
+pub(crate) struct ClientBody {
+    kind: ClientBodyKind,
+    finish: Option<Finish>,
+}
+
+enum ClientBodyKind {
+    Empty,
+    Whole(Option<Bytes>),
+    Upstream(UpstreamResponseBody),
+}
+
+impl ClientBody {
+    pub(crate) fn empty(finish: Finish) -> Self {
+        Self { kind: ClientBodyKind::Empty, finish: Some(finish) }
+    }
+
+    pub(crate) fn whole(bytes: Bytes, finish: Finish) -> Self {
+        Self { kind: ClientBodyKind::Whole(Some(bytes)), finish: Some(finish) }
+    }
+
+    /// The answer of a switch of protocols: what follows it is no body, and ends elsewhere.
+    pub(crate) const fn tunnel() -> Self {
+        Self { kind: ClientBodyKind::Empty, finish: None }
+    }
+
+    pub(crate) fn upstream(body: UpstreamResponseBody, finish: Finish) -> Self {
+        Self { kind: ClientBodyKind::Upstream(body), finish: Some(finish) }
+    }
+}
+
+impl ClientBody {
+    /// The client left before its answer was made.
+    pub(crate) fn abandon(mut self) {
+        if let Some(finish) = self.finish.take() {
+            finish.client_left();
+        }
+    }
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        let polled = match &mut this.kind {
+            ClientBodyKind::Empty => Poll::Ready(None),
+            ClientBodyKind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            ClientBodyKind::Upstream(body) => Pin::new(body).poll_frame(cx),
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let (Some(data), Some(finish)) = (frame.data_ref(), &mut this.finish) {
+                    finish.sent(data.len());
+                }
+                if this.is_end_stream()
+                    && let Some(finish) = this.finish.take()
+                {
+                    finish.complete();
+                }
+            }
+            Poll::Ready(None) => {
+                if let Some(finish) = this.finish.take() {
+                    finish.complete();
+                }
+            }
+            Poll::Ready(Some(Err(error))) => {
+                if let Some(finish) = this.finish.take() {
+                    finish.upstream_broke(error.to_string());
+                }
+            }
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            ClientBodyKind::Empty => true,
+            ClientBodyKind::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
+            ClientBodyKind::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            ClientBodyKind::Empty => SizeHint::with_exact(0),
+            ClientBodyKind::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            ClientBodyKind::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for ClientBody {
+    fn drop(&mut self) {
+        // hyper never polls a body that says it is at its end (HEAD, 204, empty), and drops the others unfinished
+        // when the client is gone.
+        if let Some(finish) = self.finish.take() {
+            if self.is_end_stream() || finish.is_bodiless() { finish.complete() } else { finish.client_left() }
+        }
+    }
+}
+
+/// What the upstream sends, under the service's read timeout; gives its connection back at its end.
+pub(crate) struct UpstreamResponseBody {
+    incoming: Incoming,
+    lease: Option<Lease>,
+    timeout: Duration,
+    deadline: Instant,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl UpstreamResponseBody {
+    pub(crate) fn new(incoming: Incoming, lease: Lease, timeout: Duration) -> Self {
+        let mut body = Self { incoming, lease: Some(lease), timeout, deadline: Instant::now() + timeout, sleep: None };
+        body.release_at_end();
+        body
+    }
+
+    fn release_at_end(&mut self) {
+        if self.incoming.is_end_stream()
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
+        }
+    }
+}
+
+impl Body for UpstreamResponseBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.deadline = Instant::now() + this.timeout;
+                this.release_at_end();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                this.lease = None;
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(None) => {
+                if let Some(lease) = this.lease.take() {
+                    lease.give_back();
+                }
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let deadline = this.deadline;
+                let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+                loop {
+                    if sleep.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    if Instant::now() >= deadline {
+                        this.lease = None;
+                        let error =
+                            io::Error::new(io::ErrorKind::TimedOut, "upstream timed out while sending its body");
+                        return Poll::Ready(Some(Err(error.into())));
+                    }
+                    sleep.as_mut().reset(deadline);
+                }
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// The body of a request to an upstream.
+pub(crate) enum UpstreamRequestBody {
+    Empty,
+    Whole(Option<Bytes>),
+    File(FileBody),
+    Client(ClientRequestBody),
+}
+
+impl Body for UpstreamRequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::File(file) => file.poll_frame(cx),
+            Self::Client(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::File(file) => file.left == 0,
+            Self::Client(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::File(file) => SizeHint::with_exact(file.left),
+            Self::Client(body) => body.size_hint(),
+        }
+    }
+}
+
+/// A spooled body, read piece by piece.
+pub(crate) struct FileBody {
+    reader: tokio_util::io::ReaderStream<tokio::fs::File>,
+    left: u64,
+}
+
+impl FileBody {
+    /// Bytes read at a time.
+    const PIECE: usize = 64 * 1024;
+
+    pub(crate) async fn open(path: &std::path::Path, length: u64) -> io::Result<Self> {
+        let file = tokio::fs::File::open(path).await?;
+        Ok(Self { reader: tokio_util::io::ReaderStream::with_capacity(file, Self::PIECE), left: length })
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        use futures_core::Stream;
+        Pin::new(&mut self.reader).poll_next(cx).map(|piece| {
+            piece.map(|piece| {
+                let piece = piece?;
+                self.left = self.left.saturating_sub(piece.len() as u64);
+                Ok(Frame::data(piece))
+            })
+        })
+    }
+}
+
+/// A request body that goes upstream as it comes (`request_buffering: false`), limited in size.
+pub(crate) struct ClientRequestBody {
+    incoming: Incoming,
+    /// Bytes that may still come; `None` for no limit.
+    allowed: Option<u64>,
+}
+
+/// The body is larger than `nginx_http_client_max_body_size` allows.
+#[derive(Debug, thiserror::Error)]
+#[error("client intended to send too large body")]
+pub(crate) struct BodyTooLarge;
+
+impl ClientRequestBody {
+    pub(crate) fn new(incoming: Incoming, max: u64) -> Self {
+        Self { incoming, allowed: (max > 0).then_some(max) }
+    }
+
+    /// Nothing of it was read.
+    pub(crate) fn into_inner(self) -> Incoming {
+        self.incoming
+    }
+}
+
+impl Body for ClientRequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        Pin::new(&mut this.incoming).poll_frame(cx).map(|frame| {
+            frame.map(|frame| {
+                let frame = frame?;
+                if let (Some(data), Some(allowed)) = (frame.data_ref(), &mut this.allowed) {
+                    *allowed = allowed.checked_sub(data.len() as u64).ok_or(BodyTooLarge)?;
+                }
+                Ok(frame)
+            })
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}

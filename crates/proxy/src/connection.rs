@@ -1,0 +1,379 @@
+//! One client connection: TLS, the choice between HTTP/1 and HTTP/2, the answer to what the sanitiser refused, and
+//! an end that lets the client read the last answer.
+
+use std::{
+    cell::Cell,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::atomic::Ordering,
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use silverback_pdk::exchange::TlsInfo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use crate::{
+    flight,
+    sanitiser::{self, Sanitised},
+    tls,
+    worker::{Mode, Worker},
+};
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind {
+    pub(crate) ssl: bool,
+    pub(crate) http2: bool,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum From {
+    Tcp { peer: SocketAddr, local: SocketAddr },
+    Unix,
+}
+
+/// A client connection, as its requests see it.
+pub(crate) struct Connection {
+    pub(crate) from: From,
+    /// `$connection`.
+    pub(crate) serial: u64,
+    pub(crate) requests: Cell<u64>,
+    pub(crate) tls: Option<TlsInfo>,
+    pub(crate) http2: bool,
+    /// Tells the sanitiser, where there is one.
+    pub(crate) wire: Option<Rc<dyn Wire>>,
+}
+
+/// What a request tells the socket that it came by.
+pub(crate) trait Wire {
+    fn answered(&self);
+    fn switch_protocol(&self);
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire for Sanitised<S> {
+    fn answered(&self) {
+        Self::answered(self);
+    }
+
+    fn switch_protocol(&self) {
+        Self::switch_protocol(self);
+    }
+}
+
+/// What HTTP/2 connections begin with (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// As nginx: `http2_max_concurrent_streams`.
+const MAX_STREAMS: u32 = 128;
+
+/// Header lines in one request. nginx has no such limit but the head's size; this is far above what it lets through
+/// in practice.
+const MAX_HEADERS: usize = 512;
+
+/// For a TLS handshake: nginx's `client_header_timeout` holds for it too.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// nginx's `lingering_timeout` and `lingering_time`.
+const LINGERING_TIMEOUT: Duration = Duration::from_secs(5);
+const LINGERING_TIME: Duration = Duration::from_secs(30);
+
+/// Serves a connection to its end.
+pub(crate) async fn serve<S>(worker: Rc<Worker>, socket: S, from: From, kind: Kind)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let counters = &worker.shared.counters;
+    counters.accepted.fetch_add(1, Ordering::Relaxed);
+    counters.active.fetch_add(1, Ordering::Relaxed);
+    let serial = worker.shared.connection_serial.fetch_add(1, Ordering::Relaxed);
+    if kind.ssl {
+        if let Ok(Some((socket, info, http2))) =
+            tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(&worker, socket, kind)).await
+        {
+            let connection = Connection { from, serial, requests: Cell::new(0), tls: Some(info), http2, wire: None };
+            if http2 {
+                serve_http2(&worker, socket, connection, BytesMut::new()).await;
+            } else {
+                serve_http1(&worker, socket, connection, BytesMut::new()).await;
+            }
+        }
+    } else {
+        let mut socket = socket;
+        let connection = |http2| Connection { from, serial, requests: Cell::new(0), tls: None, http2, wire: None };
+        match sniff(&worker, &mut socket, kind).await {
+            Some((read, true)) => serve_http2(&worker, socket, connection(true), read).await,
+            Some((read, false)) => serve_http1(&worker, socket, connection(false), read).await,
+            None => {}
+        }
+    }
+    worker.shared.counters.active.fetch_sub(1, Ordering::Relaxed);
+}
+
+/// Reads the first bytes to tell HTTP/2 with prior knowledge from HTTP/1. `None`: the client left, or said nothing.
+async fn sniff<S: AsyncRead + Unpin>(worker: &Worker, socket: &mut S, kind: Kind) -> Option<(BytesMut, bool)> {
+    let mut read = BytesMut::new();
+    if !kind.http2 {
+        return Some((read, false));
+    }
+    let timeout = worker.shared.settings.http.header_timeout;
+    let sniffing = async {
+        loop {
+            let seen = read.len().min(PREFACE.len());
+            if read[..seen] != PREFACE[..seen] {
+                return Some(false);
+            }
+            if seen == PREFACE.len() {
+                return Some(true);
+            }
+            read.reserve(4096);
+            if !matches!(socket.read_buf(&mut read).await, Ok(n) if n > 0) {
+                // Half a preface is half a request line: HTTP/1 says what is wrong with it.
+                return (!read.is_empty()).then_some(false);
+            }
+        }
+    };
+    let http2 = tokio::time::timeout(timeout, sniffing).await.ok()??;
+    Some((read, http2))
+}
+
+/// The TLS handshake: the server name is known before the certificate is chosen.
+async fn handshake<S>(
+    worker: &Worker,
+    socket: S,
+    kind: Kind,
+) -> Option<(tokio_rustls::server::TlsStream<S>, TlsInfo, bool)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let acceptor = tokio_rustls::LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket);
+    let start = acceptor.await.ok()?;
+    let sni = start.client_hello().server_name().map(str::to_owned);
+    let certificates = std::sync::Arc::clone(&worker.shared.generation.load().certificates);
+    let config = match tls::server_config(&certificates, &worker.shared.settings, kind.http2) {
+        Ok(config) => config,
+        Err(error) => {
+            silverback_log::write(silverback_log::Level::Error, format_args!("TLS: {error}"), None);
+            return None;
+        }
+    };
+    let stream = match start.into_stream(config).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            silverback_log::write(silverback_log::Level::Info, format_args!("SSL handshake failed ({error})"), None);
+            return None;
+        }
+    };
+    let (_, session) = stream.get_ref();
+    let version = match session.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "TLSv1.3",
+    };
+    let cipher = session.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite())).unwrap_or_default();
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    let info =
+        TlsInfo { version, cipher: openssl_name(&cipher), sni, client_verify: "NONE".to_owned(), client_chain: None };
+    Some((stream, info, http2))
+}
+
+/// OpenSSL's name of a cipher suite, which `$ssl_cipher` shows, from rustls's.
+fn openssl_name(suite: &str) -> String {
+    match suite.strip_prefix("TLS13_") {
+        Some(rest) => format!("TLS_{rest}"),
+        None => suite
+            .trim_start_matches("TLS_")
+            .replace("_WITH_", "-")
+            .replace("AES_", "AES")
+            .replace("CHACHA20_POLY1305_SHA256", "CHACHA20-POLY1305")
+            .replace('_', "-"),
+    }
+}
+
+async fn serve_http1<S>(worker: &Rc<Worker>, socket: S, mut connection: Connection, read: BytesMut)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let http = worker.shared.settings.http;
+    let (buffers, size) = http.header_buffers;
+    let wire = Sanitised::new(
+        socket,
+        sanitiser::Limits {
+            line: size,
+            head: buffers.saturating_mul(size),
+            lines: MAX_HEADERS,
+            underscores: http.underscores_in_headers,
+            head_timeout: http.header_timeout,
+            idle_timeout: http.keepalive_timeout,
+            body_timeout: http.body_timeout,
+        },
+        read,
+    );
+    connection.wire = Some(Rc::new(wire.clone()));
+    let connection = Rc::new(connection);
+    let service = {
+        let (worker, connection) = (Rc::clone(worker), Rc::clone(&connection));
+        service_fn(move |request| {
+            let answer = flight::begin(Rc::clone(&worker), Rc::clone(&connection), request);
+            async move { answer.await.ok_or(ClientLeft) }
+        })
+    };
+    let serving = hyper::server::conn::http1::Builder::new()
+        .preserve_header_case(true)
+        .title_case_headers(true)
+        .auto_date_header(false)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size((buffers.saturating_mul(size)).max(64 * 1024))
+        .serve_connection(TokioIo::new(wire.clone()), service)
+        .with_upgrades();
+    let mut serving = pin!(serving);
+    let mut mode = worker.mode.clone();
+    let drained = tokio::select! {
+        biased;
+        _ = serving.as_mut() => false,
+        _ = mode.wait_for(|mode| *mode == Mode::Draining) => true,
+    };
+    if drained {
+        // A client that was just let in has its first request answered; an idle one is told that this was all.
+        if connection.requests.get() > 0 || wire.is_busy() {
+            serving.as_mut().graceful_shutdown();
+        }
+        let _ = serving.as_mut().await;
+    }
+    let unfinished = wire.is_mid_body();
+    if let Some(refused) = wire.take_refused() {
+        let answer = flight::refuse(worker, &connection, &refused);
+        let mut wire = wire;
+        if wire.write_all(&answer).await.is_ok() {
+            linger(&mut wire).await;
+        }
+    } else if unfinished {
+        let mut wire = wire;
+        linger(&mut wire).await;
+    } else {
+        close(wire).await;
+    }
+}
+
+/// The client left before its answer was made; there is nobody to send it to.
+#[derive(Debug, thiserror::Error)]
+#[error("the client left")]
+pub(crate) struct ClientLeft;
+
+/// Closes its own end and reads on for a while, so that what the client still sends does not make the kernel
+/// throw away the answer that it has not read (nginx's `lingering_close`).
+async fn linger<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Sanitised<S>) {
+    if wire.shutdown_socket().await.is_err() {
+        return;
+    }
+    let reading = async {
+        let mut scratch = vec![0; 16 * 1024];
+        loop {
+            match tokio::time::timeout(LINGERING_TIMEOUT, wire.read_socket(&mut scratch)).await {
+                Ok(Ok(n)) if n > 0 => {}
+                _ => return,
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGERING_TIME, reading).await;
+}
+
+async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut wire: Sanitised<S>) {
+    // TLS says goodbye; a client that does not listen is not waited for.
+    let _ = tokio::time::timeout(LINGERING_TIMEOUT, wire.shutdown_socket()).await;
+}
+
+#[derive(Clone, Copy)]
+struct OnThisThread;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(async move {
+            task.await;
+        });
+    }
+}
+
+async fn serve_http2<S>(worker: &Rc<Worker>, socket: S, connection: Connection, read: BytesMut)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let http = worker.shared.settings.http;
+    let (buffers, size) = http.header_buffers;
+    let max_head = u32::try_from(buffers.saturating_mul(size)).unwrap_or(u32::MAX);
+    let connection = Rc::new(connection);
+    let service = {
+        let (worker, connection) = (Rc::clone(worker), Rc::clone(&connection));
+        service_fn(move |request| {
+            let answer = flight::begin(Rc::clone(&worker), Rc::clone(&connection), request);
+            async move { answer.await.ok_or(ClientLeft) }
+        })
+    };
+    let serving = hyper::server::conn::http2::Builder::new(OnThisThread)
+        .timer(TokioTimer::new())
+        .auto_date_header(false)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(max_head)
+        .keep_alive_interval((!http.keepalive_timeout.is_zero()).then_some(http.keepalive_timeout))
+        .serve_connection(TokioIo::new(Prefixed { read, socket }), service);
+    let mut serving = pin!(serving);
+    let mut mode = worker.mode.clone();
+    tokio::select! {
+        biased;
+        _ = serving.as_mut() => return,
+        _ = mode.wait_for(|mode| *mode == Mode::Draining) => serving.as_mut().graceful_shutdown(),
+    }
+    let _ = serving.await;
+}
+
+/// A socket of which some bytes were read already.
+struct Prefixed<S> {
+    read: BytesMut,
+    socket: S,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        out: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.read.is_empty() {
+            return Pin::new(&mut self.socket).poll_read(cx, out);
+        }
+        let n = self.read.len().min(out.remaining());
+        out.put_slice(&self.read.split_to(n));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}

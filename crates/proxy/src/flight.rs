@@ -1,0 +1,522 @@
+//! A request on its way through the phases: rewrite, route, access, upstream, response, log.
+//!
+//! HTTP/1 and HTTP/2 share this driver. A request is a task of its own: a client that leaves does not cancel it, so
+//! that exchanges with plugins end properly and `log` runs. It ends when its answer's body has gone (or cannot go)
+//! to the client: [`Finish`].
+
+use std::{cell::RefCell, rc::Rc, sync::Arc, sync::atomic::Ordering};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use silverback_model::Phase;
+use silverback_pdk::{
+    Exchange,
+    exchange::{Exit, ExitBody, Matched, RequestBody, ServiceResponse, Source},
+};
+use silverback_router::{self as router, Query};
+use tokio::sync::oneshot;
+
+use crate::{
+    answer,
+    body::ClientBody,
+    connection::Connection,
+    forwarded,
+    generation::{Generation, RouteEntry},
+    plugin_run::Ran,
+    plugin_table::Configured,
+    request,
+    request_body::{self, BodyError, Spool},
+    sanitiser::Refused,
+    upstream::send::{self, Upstreamed},
+    worker::Worker,
+};
+
+/// A request under way.
+pub(crate) struct Flight {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) connection: Rc<Connection>,
+    pub(crate) exchange: Box<Exchange>,
+    /// The body as it comes from the client, until it is read.
+    pub(crate) incoming: Option<Incoming>,
+    /// Where the body was spooled to; the file goes with it.
+    pub(crate) spool: Option<Spool>,
+    /// How the client wrote its header names.
+    pub(crate) spelling: http::Extensions,
+    /// The configurations that apply, in order; those for response and log.
+    collected: Vec<Arc<Configured>>,
+    upgrade: Option<OnUpgrade>,
+    /// It was going to an upstream, whatever came of it (Kong's `KONG_PROXIED`).
+    pub(crate) proxied: bool,
+}
+
+/// What a request came to.
+enum End {
+    /// The gateway answers: a plugin's exit, or an error.
+    Gateway,
+    Upstream(Upstreamed),
+    ClientLeft,
+}
+
+/// Starts a request. The future gives its answer; `None` when the request ended without one. Dropping it (the client
+/// left) does not end the request.
+pub(crate) fn begin(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    request: hyper::Request<Incoming>,
+) -> impl Future<Output = Option<Response<ClientBody>>> {
+    connection.requests.set(connection.requests.get() + 1);
+    worker.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
+    let (tell, told) = oneshot::channel();
+    worker.spawn(run(Rc::clone(&worker), connection, request, tell));
+    async { told.await.ok() }
+}
+
+async fn run(
+    worker: Rc<Worker>,
+    connection: Rc<Connection>,
+    mut request: hyper::Request<Incoming>,
+    mut tell: oneshot::Sender<Response<ClientBody>>,
+) {
+    let upgrade = request::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
+    let generation = worker.shared.generation.load_full();
+    let (exchange, incoming, spelling) = request::exchange(&worker, &connection, &generation, request);
+    let mut flight = Flight {
+        worker,
+        connection,
+        exchange,
+        incoming,
+        spool: None,
+        spelling,
+        collected: Vec::new(),
+        upgrade,
+        proxied: false,
+    };
+    let end = flight.decide(generation, &mut tell).await;
+    let response = match end {
+        End::ClientLeft => return Finish::new(flight).client_left(),
+        End::Gateway => answer::from_gateway(flight),
+        End::Upstream(upstreamed) => match flight.upgrade.take() {
+            Some(upgrade) if upstreamed.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                answer::switching(flight, upstreamed, upgrade)
+            }
+            _ => answer::from_upstream(flight, upstreamed),
+        },
+    };
+    if let Err(unsent) = tell.send(response) {
+        unsent.into_body().abandon();
+    }
+}
+
+impl Flight {
+    /// Takes the request through its phases, up to its answer.
+    async fn decide(&mut self, generation: Arc<Generation>, tell: &mut oneshot::Sender<Response<ClientBody>>) -> End {
+        if let Some(refusal) = request::refusal(&self.exchange, &self.worker.shared.settings) {
+            return self.fail(refusal.status, refusal.message);
+        }
+        if !self.rewrite(&generation).await {
+            return End::Gateway;
+        }
+        self.exchange.phase = Phase::Access;
+        self.exchange.timings.access_start = Some(self.now());
+        let Some(route) = self.route(&generation) else { return End::Gateway };
+        let upstreams = Arc::clone(&generation.upstreams);
+        let client_tls = generation.client_tls.clone();
+        // From here on only the route's own parts are kept: a long request must not hold a whole configuration.
+        drop(generation);
+
+        if !self.access(&route).await {
+            return End::Gateway;
+        }
+        if route.service.is_none() {
+            return self.error(503, "no Service found with those values");
+        }
+        self.exchange.timings.access_end = Some(self.now());
+
+        self.proxied = true;
+        if let Err(error) = self.prepare_body(&route).await {
+            return self.body_failed(error);
+        }
+        let buffered = self.upgrade.is_none()
+            && (self.exchange.wishes.buffer_response
+                || self.collected.iter().any(|configured| configured.phases.contains(Phase::Response)));
+        let request = forwarded::upstream_request(self, &route);
+        let sent = tokio::select! {
+            biased;
+            sent = send::send(self, &upstreams, &client_tls, request) => sent,
+            () = tell.closed() => return End::ClientLeft,
+        };
+        match (sent, buffered) {
+            (Ok(upstreamed), false) => End::Upstream(upstreamed),
+            (Ok(upstreamed), true) => self.buffer(upstreamed).await,
+            (Err(failure), _) => {
+                silverback_log::write(
+                    silverback_log::Level::Error,
+                    format_args!("{failure} while reading response header from upstream"),
+                    Some(&crate::surroundings::context(&self.exchange)),
+                );
+                if let send::SendFailure::Balance(_) = failure {
+                    // Kong finds no peer before it proxies.
+                    self.proxied = false;
+                    return self.error(503, &failure.client_message());
+                }
+                self.fail(failure.status(), None)
+            }
+        }
+    }
+
+    /// Whether the client asked for a WebSocket.
+    pub(crate) fn is_upgrade(&self) -> bool {
+        self.upgrade.is_some()
+    }
+
+    /// Whether anybody looks at the answer's head after it has gone.
+    pub(crate) fn keeps_head(&self) -> bool {
+        !self.collected.is_empty() || self.worker.shared.access_log.reads_response_headers()
+    }
+
+    /// The same of the upstream's own head.
+    pub(crate) fn keeps_upstream_head(&self) -> bool {
+        !self.collected.is_empty() || self.worker.shared.access_log.reads_upstream_headers()
+    }
+
+    pub(crate) fn now(&self) -> f64 {
+        self.exchange.node.surroundings.now()
+    }
+
+    /// Runs the global plugins' rewrite handlers. False when one of them ended the request.
+    async fn rewrite(&mut self, generation: &Generation) -> bool {
+        self.exchange.phase = Phase::Rewrite;
+        let plugins = generation.plugins.globals();
+        // Until a route is found, these are the ones that will log.
+        self.collected = (0..plugins.len()).filter_map(|index| plugins.resolve(index, None).cloned()).collect();
+        if !plugins.any(Phase::Rewrite) {
+            return true;
+        }
+        for index in 0..self.collected.len() {
+            let configured = Arc::clone(&self.collected[index]);
+            if configured.phases.contains(Phase::Rewrite) && !self.went_on(&configured, Phase::Rewrite).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Finds the route, and what the request becomes by it. `None` when there is none, or the request may not use
+    /// it as it came: the answer is set then.
+    fn route(&mut self, generation: &Generation) -> Option<Arc<RouteEntry>> {
+        let request = &self.exchange.request;
+        let raw_path = request.raw_uri.split('?').next().unwrap_or_default();
+        let path = router::normalize_path(raw_path.as_bytes()).into_owned();
+        let client = &self.exchange.client;
+        let query = Query {
+            method: &request.method,
+            host: request.headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default(),
+            port: forwarded::port(&self.exchange),
+            path: &path,
+            headers: &request.headers,
+            scheme: forwarded::scheme(&self.exchange),
+            sni: client.tls.as_ref().and_then(|tls| tls.sni.as_deref()),
+        };
+        let Some(found) = generation.router.find(&query) else {
+            self.error(404, "no Route matched with those values");
+            return None;
+        };
+        let entry = Arc::clone(generation.route(found.route.id)?);
+        let upstream_path = router::upstream_path(&found, &path);
+        let prefix = found.forwarded_prefix(&path).map(str::to_owned);
+        let (captures, named_captures) = match found.captures {
+            Some(captures) => (captures.numbered.into_iter().map(Option::unwrap_or_default).collect(), captures.named),
+            None => (Vec::new(), Vec::new()),
+        };
+        self.exchange.matched = Some(Matched {
+            route: Arc::clone(&entry.route),
+            service: entry.service.clone(),
+            prefix,
+            captures,
+            named_captures,
+        });
+        let forwarded_proto = forwarded::proto(&self.exchange);
+        let content_type = self.exchange.request.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        if let Some(refusal) = router::refusal(&entry.route, &forwarded_proto, content_type, self.connection.http2) {
+            self.refuse_protocol(refusal);
+            return None;
+        }
+        forwarded::choose_upstream(&mut self.exchange, &entry, upstream_path);
+        Some(entry)
+    }
+
+    fn refuse_protocol(&mut self, refusal: router::Refusal) {
+        let upgrade = |flight: &mut Self, message: &str, to: &'static str| {
+            flight.error(426, message);
+            if let Some(exit) = &mut flight.exchange.exit {
+                exit.headers.append(header::CONNECTION, HeaderValue::from_static("keep-alive"));
+                exit.headers.append(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+                exit.headers.insert(header::UPGRADE, HeaderValue::from_static(to));
+            }
+        };
+        match refusal {
+            router::Refusal::UseHttps => upgrade(self, "Please use HTTPS protocol", "TLS/1.2, HTTP/1.1"),
+            router::Refusal::UseHttp2 => upgrade(self, "Please use HTTP2 protocol", "HTTP/2"),
+            router::Refusal::NotGrpc => {
+                self.error(415, "Non-gRPC request matched gRPC route");
+            }
+            router::Refusal::RedirectToHttps(status) => {
+                let location = format!("https://{}{}", forwarded::host(&self.exchange), self.exchange.request.raw_uri);
+                let mut headers = HeaderMap::new();
+                if let Ok(location) = HeaderValue::from_str(&location) {
+                    headers.insert(header::LOCATION, location);
+                }
+                self.exit(Exit { status, body: ExitBody::None, headers });
+            }
+            router::Refusal::GrpcWithoutTls => {
+                let mut headers = HeaderMap::new();
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+                headers.insert("grpc-status", HeaderValue::from_static("1"));
+                headers.insert("grpc-message", HeaderValue::from_static("gRPC request matched gRPCs route"));
+                self.exit(Exit { status: 200, body: ExitBody::Bytes(Bytes::new()), headers });
+            }
+        }
+    }
+
+    /// Runs the access handlers, looking each configuration up as it is reached: a plugin before it may have
+    /// authenticated a consumer. After an exit it goes on collecting, so that log handlers run. False when the
+    /// request was ended.
+    async fn access(&mut self, route: &RouteEntry) -> bool {
+        self.collected.clear();
+        let mut ended = false;
+        for index in 0..route.plugins.len() {
+            let consumer = self.exchange.consumer.as_ref().map(|consumer| consumer.id);
+            let Some(configured) = route.plugins.resolve(index, consumer).cloned() else { continue };
+            self.collected.push(Arc::clone(&configured));
+            if !ended && configured.phases.contains(Phase::Access) {
+                ended = !self.went_on(&configured, Phase::Access).await;
+            }
+        }
+        !ended
+    }
+
+    /// Runs one handler. False when it ended the request, by its own will or because it failed.
+    async fn went_on(&mut self, configured: &Configured, phase: Phase) -> bool {
+        match self.run_plugin(configured, phase).await {
+            Ran::Done => true,
+            Ran::Exit => {
+                self.exchange.response.source = Some(Source::Exit);
+                false
+            }
+            Ran::Failed(why) => {
+                silverback_log::write(
+                    silverback_log::Level::Error,
+                    format_args!("{why}"),
+                    Some(&crate::surroundings::context(&self.exchange)),
+                );
+                // A check that could not run lets nothing through.
+                self.error(500, "An unexpected error occurred");
+                false
+            }
+        }
+    }
+
+    /// Makes the body ready to be sent, and sent again: read whole, unless the route says otherwise.
+    async fn prepare_body(&mut self, route: &RouteEntry) -> Result<(), BodyError> {
+        if route.route.request_buffering || self.upgrade.is_some() {
+            self.read_body().await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the body if it has not been read yet.
+    pub(crate) async fn read_body(&mut self) -> Result<(), BodyError> {
+        if !matches!(self.exchange.request.body, RequestBody::Unread) {
+            return Ok(());
+        }
+        let Some(incoming) = self.incoming.take() else {
+            self.exchange.request.body = RequestBody::None;
+            return Ok(());
+        };
+        let settings = &self.worker.shared.settings;
+        match request_body::read(incoming, settings).await {
+            Ok((body, spool, length)) => {
+                self.exchange.request.body = body;
+                self.exchange.request.length += length;
+                self.spool = spool;
+                Ok(())
+            }
+            Err(error) => {
+                self.exchange.request.body = RequestBody::Failed(error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    fn body_failed(&mut self, error: BodyError) -> End {
+        silverback_log::write(
+            silverback_log::Level::Info,
+            format_args!("{error} while reading client request body"),
+            Some(&crate::surroundings::context(&self.exchange)),
+        );
+        self.proxied = false;
+        match error {
+            BodyError::TooLarge => self.fail(413, None),
+            BodyError::Timeout => self.fail(408, None),
+            BodyError::Client(_) => self.fail(400, None),
+            BodyError::Spool(_) => self.fail(500, None),
+        }
+    }
+
+    /// Reads the upstream's answer whole, and lets the response handlers change it.
+    async fn buffer(&mut self, upstreamed: Upstreamed) -> End {
+        let (head, body) = match answer::read_whole(upstreamed, &self.worker.shared.settings).await {
+            Ok(whole) => whole,
+            Err(error) => {
+                silverback_log::write(
+                    silverback_log::Level::Error,
+                    format_args!("{error}"),
+                    Some(&crate::surroundings::context(&self.exchange)),
+                );
+                return self.fail(502, None);
+            }
+        };
+        self.exchange.timings.upstream_end = Some(self.now());
+        self.exchange.service_response = Some(ServiceResponse {
+            status: head.status.as_u16(),
+            headers: head.headers.clone(),
+            body: Some(body.clone()),
+        });
+        answer::take_upstream_head(self, head.status, head.headers);
+        self.exchange.response.body = Some(body);
+        self.exchange.phase = Phase::Response;
+        for index in 0..self.collected.len() {
+            let configured = Arc::clone(&self.collected[index]);
+            if configured.phases.contains(Phase::Response) && !self.went_on(&configured, Phase::Response).await {
+                break;
+            }
+        }
+        End::Gateway
+    }
+
+    /// An error of the router or of a plugin: its page takes its format from Accept only (`kong.response.error`).
+    pub(crate) fn error(&mut self, status: u16, message: &str) -> End {
+        let exit = crate::error::error_exit(&self.exchange, status, message);
+        self.exit(exit)
+    }
+
+    /// An error of the proxy or the upstream (nginx's error pages): its page takes its format from Accept, then the
+    /// request's Content-Type, then `error_default_type`.
+    fn fail(&mut self, status: u16, message: Option<&str>) -> End {
+        let shared = &self.worker.shared;
+        let exit = crate::error::proxy_exit(&self.exchange, &shared.settings.errors.default_type, status, message);
+        self.exit(exit)
+    }
+
+    fn exit(&mut self, exit: Exit) -> End {
+        self.exchange.response.source = Some(Source::Error);
+        self.exchange.exit = Some(exit);
+        End::Gateway
+    }
+}
+
+/// What is left to do when a request's answer has gone out, or cannot.
+pub(crate) struct Finish(Box<Flight>);
+
+impl Finish {
+    pub(crate) fn new(flight: Flight) -> Self {
+        Self(Box::new(flight))
+    }
+
+    /// Bytes of the body have been handed to the client's connection.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        let response = &mut self.0.exchange.response;
+        response.body_bytes += bytes as u64;
+        response.bytes_sent += bytes as u64;
+    }
+
+    /// Whether the answer has no body to send whatever its headers say.
+    pub(crate) fn is_bodiless(&self) -> bool {
+        self.0.exchange.request.method == Method::HEAD
+            || matches!(self.0.exchange.response.status, Some(204 | 304 | 101))
+    }
+
+    /// All of it is out.
+    pub(crate) fn complete(self) {
+        self.end();
+    }
+
+    /// The client left, before or in the middle of its answer.
+    pub(crate) fn client_left(mut self) {
+        if !self.0.exchange.response.sent {
+            // nginx's status for it; nobody sees it but the logs.
+            self.0.exchange.response.status = Some(499);
+        }
+        self.end();
+    }
+
+    /// The upstream broke off in the middle of its body: the client sees its connection end early.
+    pub(crate) fn upstream_broke(self, why: String) {
+        silverback_log::write(
+            silverback_log::Level::Error,
+            format_args!("{why} while reading upstream"),
+            Some(&crate::surroundings::context(&self.0.exchange)),
+        );
+        self.end();
+    }
+
+    fn end(self) {
+        let Flight { worker, connection, mut exchange, collected, spool, proxied, .. } = *self.0;
+        if let Some(wire) = &connection.wire {
+            wire.answered();
+        }
+        let now = exchange.node.surroundings.now();
+        exchange.timings.response_end = Some(now);
+        if proxied {
+            exchange.timings.upstream_end.get_or_insert(now);
+        }
+        exchange.phase = Phase::Log;
+        worker.shared.access_log.write(&exchange);
+        let loggers: Vec<_> =
+            collected.into_iter().filter(|configured| configured.phases.contains(Phase::Log)).collect();
+        if loggers.is_empty() {
+            return;
+        }
+        let exchange = Rc::new(RefCell::new(*exchange));
+        // The body may still be asked for; its file goes with the last logger.
+        let spool = Rc::new(spool);
+        for configured in loggers {
+            // Each on its own: a slow one delays no other.
+            let (exchange, spool) = (Rc::clone(&exchange), Rc::clone(&spool));
+            let running = Rc::clone(&worker);
+            worker.spawn(async move {
+                crate::plugin_run::log(&running, &exchange, &configured).await;
+                drop(spool);
+            });
+        }
+    }
+}
+
+/// Answers what the sanitiser refused: the bytes to send. It has its access-log line and its log phase like any
+/// other request.
+pub(crate) fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>, refused: &Refused) -> Vec<u8> {
+    connection.requests.set(connection.requests.get() + 1);
+    worker.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
+    let generation = worker.shared.generation.load_full();
+    let exchange = request::refused_exchange(worker, connection, &generation, &refused.head);
+    let plugins = generation.plugins.globals();
+    let mut flight = Flight {
+        worker: Rc::clone(worker),
+        connection: Rc::clone(connection),
+        exchange,
+        incoming: None,
+        spool: None,
+        spelling: http::Extensions::new(),
+        collected: (0..plugins.len()).filter_map(|index| plugins.resolve(index, None).cloned()).collect(),
+        upgrade: None,
+        proxied: false,
+    };
+    silverback_log::write(
+        silverback_log::Level::Info,
+        format_args!("{} while reading client request headers", refused.why.reason()),
+        Some(&crate::surroundings::context(&flight.exchange)),
+    );
+    flight.fail(refused.why.status(), None);
+    answer::to_bytes(flight)
+}

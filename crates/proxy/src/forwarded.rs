@@ -1,0 +1,216 @@
+//! What a request becomes on its way upstream: where it goes, and the headers that proxies add and take away
+//! (Kong's `runloop/handler.lua`, RFC 9110 section 7.6).
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use silverback_model::Protocol;
+use silverback_pdk::{Exchange, exchange::HttpVersion};
+
+use crate::{SERVER_TOKEN, flight::Flight, generation::RouteEntry, request::list};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_FORWARDED_PATH: HeaderName = HeaderName::from_static("x-forwarded-path");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+pub(crate) const X_KONG_REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
+const PROXY: HeaderName = HeaderName::from_static("proxy");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// The head of a request to an upstream. The Host header and the target's address come with each attempt.
+pub(crate) struct UpstreamHead {
+    pub(crate) method: http::Method,
+    pub(crate) target: String,
+    /// Without Host; it stands second, where `host_at` says nothing else.
+    pub(crate) headers: HeaderMap,
+}
+
+/// `http` or `https`, by the client's connection.
+pub(crate) fn scheme(exchange: &Exchange) -> &'static str {
+    if exchange.client.tls.is_some() { "https" } else { "http" }
+}
+
+/// The listener's port as clients see it (`port_maps`).
+pub(crate) fn port(exchange: &Exchange) -> u16 {
+    let port = exchange.client.local_port;
+    exchange.node.port_maps.iter().find(|(_, inside)| *inside == port).map_or(port, |(outside, _)| *outside)
+}
+
+fn is_trusted(exchange: &Exchange) -> bool {
+    match exchange.client.ip {
+        Some(ip) => exchange.node.trusted_ips.iter().any(|net| net.contains(&ip)),
+        None => exchange.node.trust_unix,
+    }
+}
+
+/// A header that only a trusted peer may set.
+fn trusted<'a>(exchange: &'a Exchange, name: &HeaderName) -> Option<Cow<'a, str>> {
+    let value = exchange.request.headers.get(name).filter(|_| is_trusted(exchange))?;
+    Some(String::from_utf8_lossy(value.as_bytes()))
+}
+
+pub(crate) fn proto(exchange: &Exchange) -> Cow<'_, str> {
+    trusted(exchange, &X_FORWARDED_PROTO).unwrap_or(Cow::Borrowed(scheme(exchange)))
+}
+
+pub(crate) fn host(exchange: &Exchange) -> Cow<'_, str> {
+    trusted(exchange, &X_FORWARDED_HOST).unwrap_or(Cow::Borrowed(&exchange.request.host))
+}
+
+/// Sets where the request goes, from its route and service.
+pub(crate) fn choose_upstream(exchange: &mut Exchange, entry: &RouteEntry, path: String) {
+    let upstream = &mut exchange.upstream;
+    upstream.path = path;
+    if entry.route.preserve_host {
+        upstream.host_header = exchange
+            .request
+            .headers
+            .get(header::HOST)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .unwrap_or_default();
+    }
+    let Some(service) = &entry.service else { return };
+    upstream.scheme = match service.protocol {
+        Protocol::Https | Protocol::Wss | Protocol::Tls => "https",
+        Protocol::Grpc => "grpc",
+        Protocol::Grpcs => "grpcs",
+        _ => "http",
+    }
+    .to_owned();
+    upstream.host.clone_from(&service.host);
+    upstream.port = service.port;
+    upstream.retries = service.retries;
+    upstream.connect_timeout = service.connect_timeout;
+    upstream.write_timeout = service.write_timeout;
+    upstream.read_timeout = service.read_timeout;
+    upstream.tls_verify = service.tls_verify;
+}
+
+/// Builds the head that goes upstream, in nginx's order: what the gateway sets first, then the client's own.
+pub(crate) fn upstream_request(flight: &Flight, entry: &RouteEntry) -> UpstreamHead {
+    let exchange = &*flight.exchange;
+    let incoming = &exchange.request.headers;
+    let upgrade = flight.is_upgrade();
+    let mut headers = HeaderMap::with_capacity(incoming.len() + 12);
+    let mut set = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+            headers.insert(name, value);
+        }
+    };
+    if asks_for_trailers(incoming) {
+        set(header::TE, "trailers");
+    }
+    let version = match exchange.request.version {
+        HttpVersion::Http10 => "1.0",
+        HttpVersion::Http11 => "1.1",
+        HttpVersion::Http2 => "2",
+    };
+    match incoming.get(header::VIA).and_then(|via| via.to_str().ok()) {
+        Some(via) => set(header::VIA, &format!("{via}, {version} {SERVER_TOKEN}")),
+        None => set(header::VIA, &format!("{version} {SERVER_TOKEN}")),
+    }
+    // A place is kept: each attempt puts the name of its target there.
+    set(header::HOST, "-");
+    if upgrade {
+        set(header::UPGRADE, "websocket");
+        set(header::CONNECTION, "keep-alive, Upgrade");
+    } else {
+        set(header::CONNECTION, "keep-alive");
+    }
+    let peer = exchange.client.ip.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
+    let real = exchange.client.real_ip.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
+    match joined(incoming, &X_FORWARDED_FOR) {
+        Some(list) => set(X_FORWARDED_FOR, &format!("{list}, {peer}")),
+        None => set(X_FORWARDED_FOR, &real),
+    }
+    set(X_FORWARDED_PROTO, &proto(exchange));
+    set(X_FORWARDED_HOST, &host(exchange));
+    match trusted(exchange, &X_FORWARDED_PORT) {
+        Some(port) => set(X_FORWARDED_PORT, &port),
+        None => set(X_FORWARDED_PORT, itoa::Buffer::new().format(port(exchange))),
+    }
+    match trusted(exchange, &X_FORWARDED_PATH) {
+        Some(path) => set(X_FORWARDED_PATH, &path),
+        None => set(X_FORWARDED_PATH, exchange.request.raw_uri.split('?').next().unwrap_or_default()),
+    }
+    let prefix = exchange.matched.as_ref().and_then(|matched| matched.prefix.as_deref());
+    if let Some(prefix) = trusted(exchange, &X_FORWARDED_PREFIX).or_else(|| prefix.map(Cow::Borrowed)) {
+        set(X_FORWARDED_PREFIX, &prefix);
+    }
+    set(X_REAL_IP, &real);
+    if flight.worker.shared.settings.upstream_request_id {
+        set(X_KONG_REQUEST_ID, &exchange.id);
+    }
+    copy_end_to_end(incoming, &mut headers, entry.route.request_buffering || upgrade);
+    UpstreamHead { method: exchange.request.method.clone(), target: target(exchange), headers }
+}
+
+/// Path and query. A client's empty query stays (`/a?`).
+fn target(exchange: &Exchange) -> String {
+    let path = if exchange.upstream.path.is_empty() { "/" } else { &exchange.upstream.path };
+    match &exchange.request.query {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    }
+}
+
+/// Copies the client's headers but those that concern one connection only, and those that are set already.
+fn copy_end_to_end(incoming: &HeaderMap, headers: &mut HeaderMap, known_length: bool) {
+    let connection: Vec<&[u8]> =
+        incoming.get_all(header::CONNECTION).iter().flat_map(|value| list(value.as_bytes())).collect();
+    let set_already: Vec<HeaderName> = headers.keys().cloned().collect();
+    for (name, value) in incoming {
+        let hop_by_hop = *name == header::CONNECTION
+            || *name == header::UPGRADE
+            || *name == header::TE
+            || *name == KEEP_ALIVE
+            || *name == PROXY
+            || *name == PROXY_CONNECTION
+            || *name == header::TRANSFER_ENCODING
+            || *name == header::EXPECT
+            // hyper says how long the body is, from the body itself.
+            || (*name == header::CONTENT_LENGTH && known_length)
+            || *name == X_REAL_IP
+            || connection.iter().any(|listed| listed.eq_ignore_ascii_case(name.as_str().as_bytes()));
+        if !hop_by_hop && !set_already.contains(name) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+}
+
+/// The values of a header, as nginx's variable has them.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let mut values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let first = values.next()?.into_owned();
+    Some(values.fold(first, |list, value| list + ", " + &value))
+}
+
+fn asks_for_trailers(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::TE)
+        .iter()
+        .any(|value| list(value.as_bytes()).any(|item| item.eq_ignore_ascii_case(b"trailers")))
+}
+
+impl UpstreamHead {
+    /// The request for one attempt.
+    pub(crate) fn for_attempt<B>(
+        &self,
+        host: &str,
+        spelling: &http::Extensions,
+        body: B,
+    ) -> Result<http::Request<B>, http::Error> {
+        let mut request = http::Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.target.parse::<http::Uri>().map_err(http::Error::from)?;
+        *request.version_mut() = Version::HTTP_11;
+        *request.headers_mut() = self.headers.clone();
+        *request.extensions_mut() = spelling.clone();
+        request.headers_mut().insert(header::HOST, HeaderValue::from_str(host).map_err(http::Error::from)?);
+        Ok(request)
+    }
+}

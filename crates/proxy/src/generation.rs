@@ -1,0 +1,105 @@
+//! A configuration in the form in which requests use it: router, plugin table, upstreams, certificates. Built whole
+//! by one writer, published whole, never changed.
+
+use std::{collections::HashMap, sync::Arc};
+
+use silverback_config::Settings;
+use silverback_model::{Catalogue, Directory, Id, Route, Service, Snapshot};
+use silverback_plugin_host::Host;
+use silverback_router::Router;
+
+use crate::{
+    plugin_table::{PluginTable, RoutePlugins, TableError},
+    tls,
+    upstream::{Balancers, ClientTls, balancer::Upstreams},
+};
+
+/// A configuration in force.
+pub struct Generation {
+    pub(crate) router: Router,
+    pub(crate) plugins: PluginTable,
+    /// What each route needs, by its id.
+    routes: HashMap<Id, Arc<RouteEntry>>,
+    pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) certificates: Arc<tls::Certificates>,
+    pub(crate) client_tls: ClientTls,
+    /// `configuration_hash` of `/status`.
+    pub hash: String,
+    /// Whether it holds anything: an empty configuration is not ready.
+    pub is_empty: bool,
+}
+
+/// What a request keeps of the generation it began with.
+pub(crate) struct RouteEntry {
+    pub(crate) route: Arc<Route>,
+    pub(crate) service: Option<Arc<Service>>,
+    pub(crate) plugins: RoutePlugins,
+}
+
+/// Why a snapshot is not put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("router: {0}")]
+    Router(String),
+    #[error(transparent)]
+    Plugins(#[from] TableError),
+    #[error("certificates: {0}")]
+    Certificates(#[from] tls::CertificateError),
+    #[error("TLS to upstreams: {0}")]
+    ClientTls(#[from] rustls::Error),
+}
+
+/// What outlives generations and is needed to build one.
+pub struct Registries {
+    pub(crate) host: Arc<Host>,
+    pub(crate) balancers: Balancers,
+}
+
+impl Registries {
+    pub fn new(host: Arc<Host>) -> Self {
+        Self { host, balancers: Balancers::default() }
+    }
+}
+
+impl Generation {
+    /// Builds a generation; the one in force is not touched.
+    ///
+    /// # Errors
+    /// What in the snapshot, or in the default certificates of the settings, cannot be used.
+    pub fn build(
+        snapshot: &Snapshot,
+        catalogue: &Catalogue,
+        settings: &Settings,
+        registries: &Registries,
+    ) -> Result<Self, BuildError> {
+        let router = Router::build(snapshot).map_err(|error| BuildError::Router(error.to_string()))?;
+        let plugins = PluginTable::build(snapshot, catalogue, &registries.host)?;
+        let services: HashMap<Id, &Arc<Service>> =
+            snapshot.services.iter().map(|service| (service.id, service)).collect();
+        let routes = snapshot
+            .routes
+            .iter()
+            .map(|route| {
+                let service = route.service.and_then(|id| services.get(&id).copied()).map(Arc::clone);
+                let plugins = plugins.for_route(route, service.as_deref());
+                (route.id, Arc::new(RouteEntry { route: Arc::clone(route), service, plugins }))
+            })
+            .collect();
+        Ok(Self {
+            router,
+            plugins,
+            routes,
+            upstreams: Arc::new(Upstreams::build(snapshot, &registries.balancers)),
+            directory: Arc::clone(&snapshot.directory),
+            certificates: Arc::new(tls::Certificates::build(snapshot, settings)?),
+            client_tls: ClientTls::new(tls::system_roots(settings, snapshot))?,
+            hash: snapshot.hash.clone(),
+            is_empty: snapshot.services.is_empty() && snapshot.routes.is_empty() && snapshot.plugins.is_empty(),
+        })
+    }
+
+    pub(crate) fn route(&self, id: Id) -> Option<&Arc<RouteEntry>> {
+        self.routes.get(&id)
+    }
+}

@@ -1,0 +1,143 @@
+//! The proxy: listeners, connections, the phases of a request, upstreams.
+//!
+//! A [`Proxy`] owns one thread per core. What they share is immutable (a [`Generation`]) or an atomic; what is
+//! changed is changed by publishing another generation.
+
+mod access_log;
+mod answer;
+mod body;
+mod connection;
+mod error;
+mod flight;
+mod forwarded;
+mod generation;
+mod header_case;
+mod listener;
+mod plugin_run;
+mod plugin_table;
+mod real_ip;
+mod request;
+mod request_body;
+pub mod sanitiser;
+mod surroundings;
+mod tls;
+mod upstream;
+mod worker;
+
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use silverback_config::Settings;
+use silverback_plugin_host::Host;
+use tokio::sync::watch;
+
+pub use crate::{
+    generation::{BuildError, Generation, Registries},
+    listener::BindError,
+    surroundings::Counters,
+    tls::CertificateError,
+};
+use crate::{
+    listener::Listener,
+    worker::{Mode, Shared},
+};
+
+/// `Server` and `Via` name the gateway by this.
+pub const SERVER_TOKEN: &str = concat!("silverback/", env!("CARGO_PKG_VERSION"));
+
+/// The listeners and the threads that serve them.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    /// One list of listeners for each worker; taken by [`Proxy::run`].
+    listeners: Vec<Vec<Listener>>,
+    mode: watch::Sender<Mode>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Binds every listener of the settings; nothing is accepted yet.
+    ///
+    /// # Errors
+    /// An address that cannot be bound, or an access log that cannot be opened.
+    pub fn bind(
+        settings: Arc<Settings>,
+        host: Arc<Host>,
+        node_id: String,
+        generation: Generation,
+        registries: &Registries,
+    ) -> Result<Self, BindError> {
+        let listeners = listener::bind_all(&settings)?;
+        let shared = Shared::new(settings, host, node_id, generation, registries).map_err(BindError::AccessLog)?;
+        let (mode, _) = watch::channel(Mode::Serving);
+        Ok(Self { shared: Arc::new(shared), listeners, mode, workers: Vec::new() })
+    }
+
+    /// Starts the workers.
+    ///
+    /// # Errors
+    /// A thread or its runtime cannot be had.
+    pub fn run(&mut self) -> io::Result<()> {
+        for (index, listeners) in self.listeners.drain(..).enumerate() {
+            let shared = Arc::clone(&self.shared);
+            let mode = self.mode.subscribe();
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                // Files only: spooled bodies, and the system's resolver.
+                .max_blocking_threads(8)
+                .build()?;
+            let thread = std::thread::Builder::new()
+                .name(format!("worker-{index}"))
+                .spawn(move || worker::run(&runtime, shared, listeners, mode))?;
+            self.workers.push(thread);
+        }
+        Ok(())
+    }
+
+    /// Puts a generation in force: requests that begin from now on use it.
+    pub fn publish(&self, generation: Generation) {
+        self.shared.generation.store(Arc::new(generation));
+    }
+
+    /// The generation in force.
+    pub fn generation(&self) -> Arc<Generation> {
+        self.shared.generation.load_full()
+    }
+
+    /// Stops accepting, answers what was accepted, and returns when all is done or `limit` has passed (`None`: no
+    /// limit). True when nothing was cut off.
+    pub async fn drain(&mut self, limit: Option<Duration>) -> bool {
+        self.mode.send_replace(Mode::Draining);
+        let workers = std::mem::take(&mut self.workers);
+        let joined = tokio::task::spawn_blocking(move || {
+            for worker in workers {
+                // A worker that panicked has nothing left to wait for.
+                let _ = worker.join();
+            }
+        });
+        match limit {
+            None => joined.await.is_ok(),
+            Some(limit) => tokio::time::timeout(limit, joined).await.is_ok(),
+        }
+    }
+
+    /// Whether the proxy is on its way out: `/status/ready` says so.
+    pub fn is_draining(&self) -> bool {
+        *self.mode.borrow() == Mode::Draining
+    }
+
+    /// Counters since the start, as nginx's stub status has them.
+    pub fn counters(&self) -> Counters {
+        self.shared.counters.clone_values(Ordering::Relaxed)
+    }
+
+    /// What reads the counters, for whoever outlives a borrow of the proxy.
+    pub fn counter_source(&self) -> impl Fn() -> Counters + Send + Sync + 'static {
+        let counters = Arc::clone(&self.shared.counters);
+        move || counters.clone_values(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,90 @@
+//! The sockets that clients connect to. Every worker has its own for each address (`SO_REUSEPORT`), so that the
+//! kernel spreads connections and nothing is shared. They live as long as the process: a reload never closes one.
+
+use std::{fs, io, net::SocketAddr, path::PathBuf};
+
+use silverback_config::{
+    Settings,
+    settings::{Listen, ListenAddress},
+};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// As nginx on Linux.
+const BACKLOG: i32 = 511;
+
+/// A bound socket and what is spoken on it.
+pub(crate) struct Listener {
+    pub(crate) socket: Bound,
+    pub(crate) ssl: bool,
+    pub(crate) http2: bool,
+}
+
+pub(crate) enum Bound {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// Listening is not possible.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    #[error("bind() to {address} failed ({source})")]
+    Bind { address: String, source: io::Error },
+    #[error("access log: {0}")]
+    AccessLog(io::Error),
+    #[error("{address}: the PROXY protocol is not supported yet; remove proxy_protocol from the listener")]
+    ProxyProtocol { address: String },
+}
+
+/// Binds each address once for each worker.
+pub(crate) fn bind_all(settings: &Settings) -> Result<Vec<Vec<Listener>>, BindError> {
+    let workers = settings.workers.max(1);
+    let mut by_worker: Vec<Vec<Listener>> = (0..workers).map(|_| Vec::new()).collect();
+    for listen in &settings.proxy_listen {
+        for (index, listeners) in by_worker.iter_mut().enumerate() {
+            let socket = match &listen.address {
+                ListenAddress::Tcp(address) => {
+                    if listen.proxy_protocol {
+                        return Err(BindError::ProxyProtocol { address: address.to_string() });
+                    }
+                    let socket = bind_tcp(listen, *address)
+                        .map_err(|source| BindError::Bind { address: address.to_string(), source })?;
+                    Bound::Tcp(socket)
+                }
+                // A Unix socket has one path: the first worker serves it.
+                ListenAddress::Unix(path) if index == 0 => Bound::Unix(
+                    bind_unix(path)
+                        .map_err(|source| BindError::Bind { address: format!("unix:{}", path.display()), source })?,
+                ),
+                ListenAddress::Unix(_) => continue,
+            };
+            listeners.push(Listener { socket, ssl: listen.ssl, http2: listen.http2 });
+        }
+    }
+    Ok(by_worker)
+}
+
+fn bind_tcp(listen: &Listen, address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(listen.ipv6only.unwrap_or(true))?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(listen.backlog.and_then(|backlog| i32::try_from(backlog).ok()).unwrap_or(BACKLOG))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn bind_unix(path: &PathBuf) -> io::Result<std::os::unix::net::UnixListener> {
+    // A socket that nobody listens on is left over from an earlier run.
+    if std::os::unix::net::UnixStream::connect(path).is_err() {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    let listener = std::os::unix::net::UnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}

@@ -1,0 +1,165 @@
+//! Runs a plugin's handler: in its server, or in this process. Every PDK call ends up in the same functions.
+
+use std::{cell::RefCell, rc::Rc};
+
+use silverback_model::Phase;
+use silverback_pdk::{Caller, Exchange, Need, Outcome, exchange::RequestBody};
+use silverback_plugin_host::{EventEnd, Pdk, Reply};
+use silverback_protocol::{Call, Return};
+
+use crate::{
+    flight::Flight,
+    plugin_table::{Configured, Kind},
+    request_body,
+    worker::Worker,
+};
+
+/// What a handler came to.
+pub(crate) enum Ran {
+    /// It returned.
+    Done,
+    /// It ended the request: the answer is in the exchange.
+    Exit,
+    /// It did not run to its end: why.
+    Failed(String),
+}
+
+impl Flight {
+    /// Runs a plugin's handler for a phase.
+    pub(crate) async fn run_plugin(&mut self, configured: &Configured, phase: Phase) -> Ran {
+        match &configured.kind {
+            Kind::External(instance) => {
+                let worker = Rc::clone(&self.worker);
+                let mut calls = FlightCalls { flight: self, caller: &configured.caller };
+                match worker.plugins.handle_event(instance, phase, &mut calls).await {
+                    Ok(EventEnd::Returned) => Ran::Done,
+                    Ok(EventEnd::Exited) => Ran::Exit,
+                    Err(failure) => Ran::Failed(describe(&failure)),
+                }
+            }
+            Kind::InProcess { name, config } => loop {
+                match silverback_plugins::run(name, phase, &mut self.exchange, &configured.caller, config) {
+                    Outcome::Done(_) | Outcome::Unknown => return Ran::Done,
+                    Outcome::Exit => return Ran::Exit,
+                    Outcome::Raise(why) => return Ran::Failed(format!("plugin {name} failed in {phase}: {why}")),
+                    Outcome::Need(need) => self.provide(need).await,
+                }
+            },
+        }
+    }
+
+    /// Gets what a call waits for. A body that cannot be had is marked as such, and the call says so.
+    async fn provide(&mut self, need: Need) {
+        // What went wrong is kept in the exchange.
+        let _ = self.read_body().await;
+        if need == Need::RequestBodyInMemory {
+            load(&mut self.exchange).await;
+        }
+    }
+}
+
+/// Puts a spooled body into memory.
+async fn load(exchange: &mut Exchange) {
+    if let RequestBody::File(path, _) = &exchange.request.body {
+        exchange.request.body = match request_body::load(path).await {
+            Ok(bytes) => RequestBody::Memory(bytes),
+            Err(error) => RequestBody::Failed(error.to_string()),
+        };
+    }
+}
+
+/// One line for the log: what failed, where, why, and what the process said last.
+fn describe(failure: &silverback_plugin_host::EventFailure) -> String {
+    let mut text = failure.to_string();
+    if !failure.lines.is_empty() {
+        text.push_str("; its last output: ");
+        text.push_str(&failure.lines.join(" | "));
+    }
+    text
+}
+
+struct FlightCalls<'f> {
+    flight: &'f mut Flight,
+    caller: &'f Caller,
+}
+
+impl Pdk for FlightCalls<'_> {
+    async fn call(&mut self, call: &Call) -> Reply {
+        loop {
+            match silverback_pdk::call(&mut self.flight.exchange, self.caller, call) {
+                Outcome::Need(need) => self.flight.provide(need).await,
+                outcome => return reply(outcome),
+            }
+        }
+    }
+}
+
+fn reply(outcome: Outcome) -> Reply {
+    match outcome {
+        Outcome::Done(done) => Reply::Return(done),
+        Outcome::Exit => Reply::Exit,
+        Outcome::Raise(why) => Reply::Raise(why),
+        // What is not there answers nil (PDK-FACTS 2); a Go plugin's call of it has no message to answer with, and
+        // fails in its codec. A need left over is one that cannot be met.
+        Outcome::Unknown | Outcome::Need(_) => Reply::Return(Return::default()),
+    }
+}
+
+/// Runs a log handler on what is left of a request. Log handlers of one request run side by side and share its state.
+pub(crate) async fn log(worker: &Worker, exchange: &Rc<RefCell<Exchange>>, configured: &Configured) {
+    let failed = match &configured.kind {
+        Kind::External(instance) => {
+            let mut calls = LogCalls { exchange: Rc::clone(exchange), caller: &configured.caller };
+            worker.plugins.handle_event(instance, Phase::Log, &mut calls).await.err().map(|failure| describe(&failure))
+        }
+        Kind::InProcess { name, config } => {
+            let outcome =
+                silverback_plugins::run(name, Phase::Log, &mut exchange.borrow_mut(), &configured.caller, config);
+            match outcome {
+                Outcome::Raise(why) => Some(format!("plugin {name} failed in log: {why}")),
+                _ => None,
+            }
+        }
+    };
+    if let Some(why) = failed {
+        silverback_log::write(
+            silverback_log::Level::Error,
+            format_args!("{why}"),
+            Some(&crate::surroundings::context(&exchange.borrow())),
+        );
+    }
+}
+
+struct LogCalls<'c> {
+    exchange: Rc<RefCell<Exchange>>,
+    caller: &'c Caller,
+}
+
+impl Pdk for LogCalls<'_> {
+    async fn call(&mut self, call: &Call) -> Reply {
+        loop {
+            let outcome = silverback_pdk::call(&mut self.exchange.borrow_mut(), self.caller, call);
+            match outcome {
+                // The connection is done with: a body that was never read is no longer there.
+                Outcome::Need(Need::RequestBody) => {
+                    self.exchange.borrow_mut().request.body = RequestBody::None;
+                }
+                Outcome::Need(Need::RequestBodyInMemory) => {
+                    let path = match &self.exchange.borrow().request.body {
+                        RequestBody::File(path, _) => Some(path.clone()),
+                        _ => None,
+                    };
+                    let body = match path {
+                        None => RequestBody::None,
+                        Some(path) => match request_body::load(&path).await {
+                            Ok(bytes) => RequestBody::Memory(bytes),
+                            Err(error) => RequestBody::Failed(error.to_string()),
+                        },
+                    };
+                    self.exchange.borrow_mut().request.body = body;
+                }
+                outcome => return reply(outcome),
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Which plugins run for a request, in which order, and with which configuration.
+//!
+//! A plugin has one configuration per request: the one bound most closely to its route, service and consumer
+//! ([`PluginTable::resolve`]; Kong's `plugins_iterator.lua`). Which that is may depend on the consumer, known only
+//! after authentication; so a route keeps, for each plugin that may run, what applies without a consumer, and
+//! whether a consumer could change it.
+
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+
+use serde_json::{Map, Value as Json};
+use silverback_model::{
+    Catalogue, Id, Phase, PhaseSet, Plugin, PluginDefinition, PluginSource, Route, Service, Snapshot,
+};
+use silverback_pdk::Caller;
+use silverback_plugin_host::{Host, Instance, WireProtocol};
+
+/// All plugins that have a configuration, in the order in which they run.
+pub(crate) struct PluginTable {
+    entries: Vec<Arc<PluginEntry>>,
+    /// What runs in phases before the route is known, and for requests that match none.
+    globals: RoutePlugins,
+}
+
+/// A plugin and its configurations.
+pub(crate) struct PluginEntry {
+    phases: PhaseSet,
+    by_scope: HashMap<Scope, Arc<Configured>>,
+    by_consumer: bool,
+}
+
+/// What a configuration is bound to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Scope {
+    route: Option<Id>,
+    service: Option<Id>,
+    consumer: Option<Id>,
+}
+
+/// A plugin with one configuration, ready to run.
+pub(crate) struct Configured {
+    pub(crate) caller: Caller,
+    pub(crate) phases: PhaseSet,
+    pub(crate) kind: Kind,
+}
+
+/// Where it runs.
+pub(crate) enum Kind {
+    /// In this process: a bundled plugin and its configuration.
+    InProcess {
+        name: String,
+        config: Map<String, Json>,
+    },
+    External(Arc<Instance>),
+}
+
+/// The plugins that may run on a route, in order.
+#[derive(Clone, Default)]
+pub(crate) struct RoutePlugins(Vec<Candidate>);
+
+#[derive(Clone)]
+struct Candidate {
+    entry: Arc<PluginEntry>,
+    route: Option<Id>,
+    service: Option<Id>,
+    /// What applies while no consumer is known.
+    without_consumer: Option<Arc<Configured>>,
+}
+
+/// A plugin cannot be put into the table.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    #[error("plugin {0}: no such plugin is known")]
+    Unknown(String),
+    #[error("plugin {plugin}: there is no plugin server {server}")]
+    NoServer { plugin: String, server: String },
+}
+
+impl PluginTable {
+    pub(crate) fn build(snapshot: &Snapshot, catalogue: &Catalogue, host: &Host) -> Result<Self, TableError> {
+        let mut by_name: HashMap<&str, (&PluginDefinition, PluginEntry)> = HashMap::new();
+        for plugin in snapshot.plugins.iter().filter(|plugin| plugin.enabled) {
+            let definition = catalogue.get(&plugin.name).ok_or_else(|| TableError::Unknown(plugin.name.clone()))?;
+            let configured = Arc::new(configure(plugin, definition, host)?);
+            let (_, entry) = by_name.entry(&plugin.name).or_insert_with(|| {
+                (definition, PluginEntry { phases: definition.phases, by_scope: HashMap::new(), by_consumer: false })
+            });
+            entry.by_consumer |= plugin.consumer.is_some();
+            let scope = Scope { route: plugin.route, service: plugin.service, consumer: plugin.consumer };
+            entry.by_scope.insert(scope, configured);
+        }
+        let mut ordered: Vec<_> = by_name.into_values().collect();
+        ordered.sort_by(|(a, _), (b, _)| (Reverse(a.priority), &b.name).cmp(&(Reverse(b.priority), &a.name)));
+        let entries = ordered.into_iter().map(|(_, entry)| Arc::new(entry)).collect();
+        let mut table = Self { entries, globals: RoutePlugins::default() };
+        table.globals = table.candidates(None, None);
+        Ok(table)
+    }
+
+    /// The plugins that may run on a route.
+    pub(crate) fn for_route(&self, route: &Route, service: Option<&Service>) -> RoutePlugins {
+        self.candidates(Some(route.id), service.map(|service| service.id))
+    }
+
+    /// The global configurations: what runs before a route is found.
+    pub(crate) fn globals(&self) -> &RoutePlugins {
+        &self.globals
+    }
+
+    fn candidates(&self, route: Option<Id>, service: Option<Id>) -> RoutePlugins {
+        let candidates = self.entries.iter().filter_map(|entry| {
+            let without_consumer = entry.resolve(route, service, None).cloned();
+            // A consumer's own configuration needs no other scope to apply.
+            let possible = without_consumer.is_some() || (entry.by_consumer && (route.is_some() || service.is_some()));
+            possible.then(|| Candidate { entry: Arc::clone(entry), route, service, without_consumer })
+        });
+        RoutePlugins(candidates.collect())
+    }
+}
+
+impl PluginEntry {
+    /// The configuration bound most closely (Kong's `lookup_cfg`).
+    fn resolve(&self, route: Option<Id>, service: Option<Id>, consumer: Option<Id>) -> Option<&Arc<Configured>> {
+        let scopes = [
+            (route, service, consumer),
+            (route, None, consumer),
+            (None, service, consumer),
+            (route, service, None),
+            (None, None, consumer),
+            (route, None, None),
+            (None, service, None),
+            (None, None, None),
+        ];
+        // A scope that names what the request does not have repeats a later one: the order of the rest holds.
+        scopes.into_iter().find_map(|(route, service, consumer)| self.by_scope.get(&Scope { route, service, consumer }))
+    }
+}
+
+impl RoutePlugins {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What the plugin at `index` runs with for this consumer.
+    pub(crate) fn resolve(&self, index: usize, consumer: Option<Id>) -> Option<&Arc<Configured>> {
+        let candidate = self.0.get(index)?;
+        match consumer {
+            Some(_) if candidate.entry.by_consumer => {
+                candidate.entry.resolve(candidate.route, candidate.service, consumer)
+            }
+            _ => candidate.without_consumer.as_ref(),
+        }
+    }
+
+    /// Whether any plugin has a handler for this phase.
+    pub(crate) fn any(&self, phase: Phase) -> bool {
+        self.0.iter().any(|candidate| candidate.entry.phases.contains(phase))
+    }
+}
+
+fn configure(plugin: &Plugin, definition: &PluginDefinition, host: &Host) -> Result<Configured, TableError> {
+    let (kind, takes_body_files) = match &definition.source {
+        PluginSource::Bundled => (Kind::InProcess { name: plugin.name.clone(), config: plugin.config.clone() }, false),
+        PluginSource::Server(server) => {
+            let instance = host
+                .instance(server, &plugin.name, server_config(plugin))
+                .ok_or_else(|| TableError::NoServer { plugin: plugin.name.clone(), server: server.clone() })?;
+            // The result of get_raw_body has room for a path in this protocol only.
+            let takes_body_files = instance.protocol() == WireProtocol::ProtoBuf;
+            (Kind::External(instance), takes_body_files)
+        }
+    };
+    let caller = Caller { plugin_name: plugin.name.clone(), plugin_id: plugin.id, takes_body_files };
+    Ok(Configured { caller, phases: definition.phases, kind })
+}
+
+/// The configuration as a plugin server gets it: unset fields are absent, and the ids of what it is bound to are
+/// beside it (Kong's `get_plugin_config`).
+fn server_config(plugin: &Plugin) -> Map<String, Json> {
+    let mut config: Map<String, Json> =
+        plugin.config.iter().filter_map(|(name, value)| Some((name.clone(), without_nulls(value)?))).collect();
+    let scopes = [("route_id", plugin.route), ("service_id", plugin.service), ("consumer_id", plugin.consumer)];
+    for (name, id) in scopes {
+        if let Some(id) = id {
+            config.insert(name.to_owned(), Json::String(id.to_string()));
+        }
+    }
+    if let Some(name) = &plugin.instance_name {
+        config.insert("plugin_instance_name".to_owned(), Json::String(name.clone()));
+    }
+    config.insert("__plugin_id".to_owned(), Json::String(plugin.id.to_string()));
+    let id = |id: Option<Id>| id.map(|id| id.to_string()).unwrap_or_default();
+    let key = format!("plugins:{}:{}:{}:{}::", plugin.name, id(plugin.route), id(plugin.service), id(plugin.consumer));
+    config.insert("__key__".to_owned(), Json::String(key));
+    config
+}
+
+fn without_nulls(value: &Json) -> Option<Json> {
+    match value {
+        Json::Null => None,
+        Json::Object(fields) => Some(Json::Object(
+            fields.iter().filter_map(|(name, value)| Some((name.clone(), without_nulls(value)?))).collect(),
+        )),
+        other => Some(other.clone()),
+    }
+}

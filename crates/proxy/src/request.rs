@@ -1,0 +1,248 @@
+//! From what hyper hands over to an [`Exchange`].
+
+use std::{rc::Rc, sync::Arc};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
+use hyper::body::{Body, Incoming};
+use silverback_config::Settings;
+use silverback_model::Phase;
+use silverback_pdk::{
+    Exchange,
+    exchange::{Client, HttpVersion, Request, RequestBody, Response, Subsystem, Timings, UpstreamChoice, Wishes},
+};
+
+use crate::{
+    connection::{Connection, From},
+    generation::Generation,
+    real_ip,
+    worker::Worker,
+};
+
+/// Whether the client asks for a WebSocket: the only upgrade that is passed on.
+pub(crate) fn wants_websocket(request: &hyper::Request<Incoming>) -> bool {
+    request.version() == Version::HTTP_11
+        && request
+            .headers()
+            .get(header::UPGRADE)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && request
+            .headers()
+            .get_all(header::CONNECTION)
+            .iter()
+            .any(|value| list(value.as_bytes()).any(|item| item.eq_ignore_ascii_case(b"upgrade")))
+}
+
+/// The items of a comma-separated header.
+pub(crate) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
+}
+
+/// The state that a request begins with, its body, and how its header names were written.
+pub(crate) fn exchange(
+    worker: &Rc<Worker>,
+    connection: &Connection,
+    generation: &Generation,
+    request: hyper::Request<Incoming>,
+) -> (Box<Exchange>, Option<Incoming>, http::Extensions) {
+    let (parts, body) = request.into_parts();
+    let mut headers = parts.headers;
+    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    if let Some(authority) = authority
+        && let Ok(value) = HeaderValue::from_str(authority.rsplit_once('@').map_or(authority, |(_, host)| host))
+    {
+        // The request line's host wins over the header (RFC 9112, 3.2.2); HTTP/2 has it there only.
+        headers.insert(header::HOST, value);
+    }
+    if connection.http2 {
+        join_cookies(&mut headers);
+    }
+    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).map(host_name).unwrap_or_default();
+    let raw_uri = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    // hyper gives an empty path where the target was only an authority.
+    let raw_uri = if raw_uri.is_empty() { "/".to_owned() } else { raw_uri.to_owned() };
+    let version = match parts.version {
+        Version::HTTP_10 | Version::HTTP_09 => HttpVersion::Http10,
+        Version::HTTP_2 => HttpVersion::Http2,
+        _ => HttpVersion::Http11,
+    };
+    let body = (!body.is_end_stream()).then_some(body);
+    let head_length = parts.method.as_str().len()
+        + raw_uri.len()
+        + 12
+        + headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
+    let request = Request {
+        method: parts.method,
+        version,
+        path: decoded_path(&raw_uri),
+        query: raw_uri.split_once('?').map(|(_, query)| query.to_owned()),
+        raw_uri,
+        host,
+        headers,
+        body: if body.is_some() { RequestBody::Unread } else { RequestBody::None },
+        length: head_length as u64,
+    };
+    (begin(worker, connection, generation, request), body, parts.extensions)
+}
+
+/// The state of a request that the sanitiser refused: what its head says, as far as that can be read.
+pub(crate) fn refused_exchange(
+    worker: &Rc<Worker>,
+    connection: &Connection,
+    generation: &Generation,
+    head: &[u8],
+) -> Box<Exchange> {
+    let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    let request_line = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
+    let mut words = request_line.split(' ');
+    let method = words.next().and_then(|word| Method::from_bytes(word.as_bytes()).ok()).unwrap_or(Method::GET);
+    let raw_uri = words.next().filter(|target| target.starts_with('/')).unwrap_or("/").to_owned();
+    let mut headers = HeaderMap::new();
+    for line in lines.take(100) {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(line[colon + 1..].trim_ascii()))
+        {
+            headers.append(name, value);
+        }
+    }
+    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).map(host_name).unwrap_or_default();
+    let request = Request {
+        method,
+        version: HttpVersion::Http11,
+        path: decoded_path(&raw_uri),
+        query: raw_uri.split_once('?').map(|(_, query)| query.to_owned()),
+        raw_uri,
+        host,
+        headers,
+        body: RequestBody::None,
+        length: head.len() as u64,
+    };
+    begin(worker, connection, generation, request)
+}
+
+fn begin(worker: &Rc<Worker>, connection: &Connection, generation: &Generation, request: Request) -> Box<Exchange> {
+    let node = Arc::clone(&worker.shared.node);
+    let started = node.surroundings.now();
+    let (ip, port, local_ip, local_port) = match connection.from {
+        From::Tcp { peer, local } => {
+            (Some(peer.ip().to_canonical()), peer.port(), Some(local.ip().to_canonical()), local.port())
+        }
+        From::Unix => (None, 0, None, 0),
+    };
+    let (real_ip, real_port) = real_ip::resolve(&worker.shared.settings.real_ip, ip, &request.headers);
+    Box::new(Exchange {
+        node,
+        directory: Arc::clone(&generation.directory),
+        upstream_names: Arc::clone(&generation.upstreams.names),
+        subsystem: Subsystem::Http,
+        phase: Phase::Rewrite,
+        id: format!("{:032x}", fastrand::u128(..)),
+        started,
+        timings: Timings::default(),
+        client: Client {
+            ip,
+            port,
+            real_ip: real_ip.or(ip),
+            real_port: if real_ip.is_some() { real_port } else { Some(port) },
+            local_ip,
+            local_port,
+            tls: connection.tls.clone(),
+            connection: connection.serial,
+            connection_requests: connection.requests.get(),
+        },
+        request,
+        upstream: UpstreamChoice::default(),
+        matched: None,
+        consumer: None,
+        consumer_given: None,
+        credential: None,
+        shared: Vec::new(),
+        nginx_ctx: Vec::new(),
+        serialize_values: Vec::new(),
+        service_response: None,
+        response: Response::default(),
+        exit: None,
+        wishes: Wishes::default(),
+    })
+}
+
+/// HTTP/2 may split Cookie over several lines; everybody else expects one (RFC 9113, 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut values = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(second)) = (values.next(), values.next()) else { return };
+    let mut joined = first.as_bytes().to_vec();
+    for value in std::iter::once(second).chain(values) {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(value.as_bytes());
+    }
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// `$host`: lower case, without the port.
+fn host_name(host: &str) -> String {
+    let name = match host.rfind(':') {
+        // The colons of an IPv6 address in brackets are not the port's.
+        Some(colon) if !host.ends_with(']') => &host[..colon],
+        _ => host,
+    };
+    name.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// `$uri`: percent-decoded, dots and doubled slashes resolved. Bytes that are no UTF-8 are shown as such.
+fn decoded_path(raw_uri: &str) -> String {
+    let raw = raw_uri.split('?').next().unwrap_or_default();
+    let normalised = silverback_router::normalize_path(raw.as_bytes());
+    if memchr::memchr(b'%', &normalised).is_none() {
+        return String::from_utf8_lossy(&normalised).into_owned();
+    }
+    percent_encoding::percent_decode(&normalised).decode_utf8_lossy().into_owned()
+}
+
+/// Why a request is refused before any plugin sees it.
+pub(crate) struct Refusal {
+    pub(crate) status: u16,
+    pub(crate) message: Option<&'static str>,
+}
+
+/// What nginx refuses by itself: methods that are not proxied (over HTTP/2 nobody has looked yet), and bodies that
+/// say that they are too large.
+pub(crate) fn refusal(exchange: &Exchange, settings: &Settings) -> Option<Refusal> {
+    let request = &exchange.request;
+    if request.method == Method::TRACE || request.method == Method::CONNECT {
+        return Some(Refusal { status: 405, message: None });
+    }
+    if request.host.is_empty() && request.version != HttpVersion::Http10 {
+        return Some(Refusal { status: 400, message: None });
+    }
+    let max = settings.http.max_body_size;
+    let length = request.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if max > 0 && length.is_some_and(|length| length > max) {
+        return Some(Refusal { status: 413, message: None });
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{decoded_path, host_name};
+
+    #[test]
+    fn the_host_loses_port_and_case() {
+        for (header, host) in [
+            ("Example.Test:8000", "example.test"),
+            ("example.test", "example.test"),
+            ("[::1]:8000", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("example.test.", "example.test"),
+        ] {
+            assert_eq!(host_name(header), host, "{header}");
+        }
+    }
+
+    #[test]
+    fn the_path_is_decoded() {
+        assert_eq!(decoded_path("/a%20b?x=%20"), "/a b");
+    }
+}

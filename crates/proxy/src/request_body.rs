@@ -1,0 +1,138 @@
+//! Reading a request's body whole: in memory up to `nginx_http_client_body_buffer_size`, in a file beyond it.
+
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use silverback_config::Settings;
+use silverback_pdk::exchange::RequestBody;
+use tokio::task::spawn_blocking;
+
+/// A body that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("client intended to send too large body")]
+    TooLarge,
+    #[error("client timed out")]
+    Timeout,
+    #[error("client sent invalid body, or left ({0})")]
+    Client(String),
+    #[error("the body cannot be spooled ({0}): is there room under the prefix?")]
+    Spool(#[source] io::Error),
+}
+
+/// The file of a spooled body. It is removed when the request is over.
+#[derive(Debug)]
+pub(crate) struct Spool(PathBuf);
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        // Unlinking is quick, and nothing is left to do where it fails.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Bytes collected before they are written to the file at once.
+const PIECE: usize = 256 * 1024;
+
+/// Reads a body to its end. Gives the body, its file if it has one, and its length in bytes.
+pub(crate) async fn read(
+    mut incoming: Incoming,
+    settings: &Settings,
+) -> Result<(RequestBody, Option<Spool>, u64), BodyError> {
+    let max = settings.http.max_body_size;
+    let in_memory = settings.http.body_buffer_size;
+    let exact = incoming.size_hint().exact();
+    if max > 0 && exact.is_some_and(|length| length > max) {
+        return Err(BodyError::TooLarge);
+    }
+    let mut collected = BytesMut::new();
+    let mut length = 0_u64;
+    let mut spooling: Option<Spooling> = None;
+    let mut first: Option<Bytes> = None;
+    while let Some(frame) = incoming.frame().await {
+        let frame = frame.map_err(client_error)?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len() as u64;
+        if max > 0 && length > max {
+            return Err(BodyError::TooLarge);
+        }
+        // The commonest body comes in one piece: it is not copied.
+        if first.is_none() && collected.is_empty() && spooling.is_none() && data.len() <= in_memory {
+            first = Some(data);
+            continue;
+        }
+        if let Some(first) = first.take() {
+            collected.extend_from_slice(&first);
+        }
+        collected.extend_from_slice(&data);
+        let threshold = if spooling.is_some() { PIECE } else { in_memory };
+        if collected.len() > threshold {
+            let started = match spooling.take() {
+                Some(spooling) => spooling,
+                None => Spooling::start(settings).await.map_err(BodyError::Spool)?,
+            };
+            spooling = Some(started.write(collected.split().freeze()).await.map_err(BodyError::Spool)?);
+        }
+    }
+    match spooling {
+        Some(mut spooling) => {
+            if !collected.is_empty() {
+                spooling = spooling.write(collected.freeze()).await.map_err(BodyError::Spool)?;
+            }
+            Ok((RequestBody::File(spooling.path.0.clone(), length), Some(spooling.path), length))
+        }
+        None => {
+            let bytes = first.unwrap_or_else(|| collected.freeze());
+            Ok((RequestBody::Memory(bytes), None, length))
+        }
+    }
+}
+
+fn client_error(error: hyper::Error) -> BodyError {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(cause) = source {
+        if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            return BodyError::Timeout;
+        }
+        source = cause.source();
+    }
+    BodyError::Client(error.to_string())
+}
+
+/// A file being written. Files block, so that they are written elsewhere, a piece at a time.
+struct Spooling {
+    file: fs::File,
+    path: Spool,
+}
+
+impl Spooling {
+    async fn start(settings: &Settings) -> io::Result<Self> {
+        // nginx's name for it, under the prefix: plugin servers read the file too.
+        let directory = settings.prefix.join("client_body_temp");
+        let create = move || {
+            fs::create_dir_all(&directory)?;
+            let named = tempfile::Builder::new().prefix("").rand_bytes(16).tempfile_in(&directory)?;
+            let (file, path) = named.keep().map_err(|error| error.error)?;
+            Ok(Self { file, path: Spool(path) })
+        };
+        spawn_blocking(create).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+
+    async fn write(mut self, piece: Bytes) -> io::Result<Self> {
+        let write = move || self.file.write_all(&piece).map(|()| self);
+        spawn_blocking(write).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+}
+
+/// Reads a spooled body into memory.
+pub(crate) async fn load(path: &Path) -> io::Result<Bytes> {
+    let path = path.to_owned();
+    let read = move || fs::read(path).map(Bytes::from);
+    spawn_blocking(read).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}

@@ -1,0 +1,476 @@
+//! The layer between a client's socket and hyper: it sees every byte of an HTTP/1 connection first.
+//!
+//! Two parsers that disagree about where a request ends are what request smuggling lives on. This layer lets only
+//! those requests through which can be read in one way: it checks each head ([`head`]), follows the body to its end
+//! ([`framing`]), and stops the connection at the first byte that is ambiguous. What it refuses it does not answer;
+//! it tells why ([`Refusal`]), and the connection's task answers with the gateway's own error page, once the
+//! answers before it are out.
+
+mod framing;
+mod head;
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+pub use head::Refusal;
+
+use self::framing::{Body, BodyError};
+
+/// Bytes asked from the socket at a time.
+const READ_SIZE: usize = 16 * 1024;
+
+/// What bounds a connection's heads, in bytes and time.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Longest line of a head: one of nginx's `large_client_header_buffers`.
+    pub line: usize,
+    /// Longest head: all of them.
+    pub head: usize,
+    /// Most header lines in a head.
+    pub lines: usize,
+    /// Whether header names may hold underscores; such a header is dropped otherwise.
+    pub underscores: bool,
+    /// For a whole head, from its first byte.
+    pub head_timeout: Duration,
+    /// Between two requests.
+    pub idle_timeout: Duration,
+    /// Between two reads of a body.
+    pub body_timeout: Duration,
+}
+
+/// A client's socket that hands on only what can be read in one way. Shared between hyper, which reads and writes
+/// it, and the connection's task, which answers what was refused; all on one thread, so that the lock is never waited
+/// for (hyper asks for `Send` where a protocol may be switched).
+pub struct Sanitised<S>(Arc<Mutex<Inner<S>>>);
+
+impl<S> Sanitised<S> {
+    /// A request's answer has been handed to hyper whole.
+    pub fn answered(&self) {
+        let mut inner = self.inner();
+        inner.in_flight = inner.in_flight.saturating_sub(1);
+        inner.unflushed = true;
+        if inner.in_flight == 0 {
+            inner.wake();
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner<S>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S> Clone for Sanitised<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+struct Inner<S> {
+    socket: S,
+    limits: Limits,
+    /// Bytes from the socket; the first `vetted` of them may be handed on.
+    buffer: BytesMut,
+    vetted: usize,
+    /// How much of the head at `vetted` has been searched for its end.
+    searched: usize,
+    expect: Expect,
+    end_of_input: bool,
+    refused: Option<Refused>,
+    /// Requests handed on and not yet answered.
+    in_flight: usize,
+    /// Whether an answer may still lie in hyper's buffer.
+    unflushed: bool,
+    /// Woken when `in_flight` falls to zero or the mode changes.
+    reader: Option<Waker>,
+    timer: Timer,
+}
+
+enum Expect {
+    Head,
+    Body(Body),
+    /// After a switch of protocol: anything.
+    Anything,
+}
+
+/// A request that was refused, and its bytes as far as they are known.
+#[derive(Debug)]
+pub struct Refused {
+    pub why: Refusal,
+    /// The head's bytes; empty when it never began.
+    pub head: Vec<u8>,
+}
+
+/// A deadline that is moved on every request and seldom met: the timer is only touched when it fires.
+struct Timer {
+    deadline: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    fn set(&mut self, after: Duration) {
+        self.deadline = (!after.is_zero()).then(|| Instant::now() + after);
+    }
+
+    fn clear(&mut self) {
+        self.deadline = None;
+    }
+
+    /// Ready when the deadline has passed.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.deadline else { return Poll::Pending };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        loop {
+            if sleep.as_mut().poll(cx).is_pending() {
+                // A timer that fires early finds the deadline moved and is set again; one set too late (a shorter
+                // deadline than the last) is corrected here.
+                if sleep.deadline() > deadline {
+                    sleep.as_mut().reset(deadline);
+                    continue;
+                }
+                return Poll::Pending;
+            }
+            if Instant::now() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Sanitised<S> {
+    /// `read` are bytes that were already taken from the socket.
+    pub fn new(socket: S, limits: Limits, read: BytesMut) -> Self {
+        let mut timer = Timer { deadline: None, sleep: None };
+        timer.set(limits.head_timeout);
+        Self(Arc::new(Mutex::new(Inner {
+            socket,
+            limits,
+            buffer: read,
+            vetted: 0,
+            searched: 0,
+            expect: Expect::Head,
+            end_of_input: false,
+            refused: None,
+            in_flight: 0,
+            unflushed: false,
+            reader: None,
+            timer,
+        })))
+    }
+
+    /// Whether the client was still sending a body when its connection ended.
+    pub fn is_mid_body(&self) -> bool {
+        matches!(self.inner().expect, Expect::Body(_))
+    }
+
+    /// The protocol is switched (101): from now on bytes are handed on as they come.
+    pub fn switch_protocol(&self) {
+        let mut inner = self.inner();
+        inner.expect = Expect::Anything;
+        inner.vetted = inner.buffer.len();
+        inner.timer.clear();
+        inner.wake();
+    }
+
+    /// Closes the socket's writing end, after hyper is done with it.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn shutdown_socket(&mut self) -> io::Result<()> {
+        poll_fn(|cx| Pin::new(&mut self.inner().socket).poll_shutdown(cx)).await
+    }
+
+    /// Reads past the checks, after hyper is done with it.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn read_socket(&mut self, scratch: &mut [u8]) -> io::Result<usize> {
+        let mut scratch = ReadBuf::new(scratch);
+        poll_fn(|cx| Pin::new(&mut self.inner().socket).poll_read(cx, &mut scratch)).await?;
+        Ok(scratch.filled().len())
+    }
+
+    /// Takes what was refused, if anything was. Empty once taken.
+    pub fn take_refused(&self) -> Option<Refused> {
+        self.inner().refused.take()
+    }
+
+    /// Whether a request has begun to arrive, or is being answered: what a graceful stop waits for.
+    pub fn is_busy(&self) -> bool {
+        let inner = self.inner();
+        inner.in_flight > 0 || !inner.buffer.is_empty() || matches!(inner.expect, Expect::Body(_) | Expect::Anything)
+    }
+}
+
+impl<S> Inner<S> {
+    fn wake(&mut self) {
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Inner<S> {
+    /// Looks at what has not been vetted yet.
+    fn vet(&mut self) {
+        while self.vetted < self.buffer.len() && self.refused.is_none() {
+            match &mut self.expect {
+                Expect::Anything => self.vetted = self.buffer.len(),
+                Expect::Body(body) => match body.advance(&self.buffer[self.vetted..]) {
+                    Ok(taken) => {
+                        self.vetted += taken;
+                        if body.is_complete() {
+                            self.expect_head();
+                        }
+                    }
+                    Err(BodyError) => {
+                        // The request is already on its way: hyper finds the same fault in its body and ends it.
+                        // Nothing after it can be trusted.
+                        self.vetted = self.buffer.len();
+                        self.end_of_input = true;
+                        return;
+                    }
+                },
+                Expect::Head => {
+                    if !self.vet_head() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn expect_head(&mut self) {
+        self.expect = Expect::Head;
+        self.searched = 0;
+        self.timer.set(if self.vetted < self.buffer.len() {
+            self.limits.head_timeout
+        } else {
+            self.limits.idle_timeout
+        });
+    }
+
+    /// Checks the head at `vetted` if it is whole. False when more bytes are wanted.
+    fn vet_head(&mut self) -> bool {
+        let start = self.vetted;
+        // A client may send empty lines between requests (RFC 9112, 2.2); they are not handed on.
+        while self.searched == 0 && self.buffer[start..].starts_with(b"\r\n") {
+            remove(&mut self.buffer, start, 2);
+        }
+        let unread = &self.buffer[start..];
+        if unread.is_empty() {
+            return false;
+        }
+        match head::find_end(unread, self.searched, &self.limits) {
+            Err(why) => {
+                let head = unread[..unread.len().min(self.limits.head)].to_vec();
+                self.refuse(why, head);
+                true
+            }
+            Ok(None) => {
+                self.searched = unread.len();
+                false
+            }
+            Ok(Some(end)) => {
+                let head = &unread[..end];
+                match head::check(head, &self.limits) {
+                    Err(why) => {
+                        let head = head.to_vec();
+                        self.refuse(why, head);
+                    }
+                    Ok(checked) => {
+                        let mut end = end;
+                        for (from, length) in checked.dropped.iter().rev() {
+                            remove(&mut self.buffer, start + from, *length);
+                            end -= length;
+                        }
+                        self.vetted = start + end;
+                        self.in_flight += 1;
+                        let body = Body::new(checked.framing);
+                        if body.is_complete() {
+                            self.expect_head();
+                        } else {
+                            self.expect = Expect::Body(body);
+                            self.timer.set(self.limits.body_timeout);
+                        }
+                    }
+                }
+                true
+            }
+        }
+    }
+
+    fn refuse(&mut self, why: Refusal, head: Vec<u8>) {
+        self.refused = Some(Refused { why, head });
+        self.timer.clear();
+    }
+
+    /// The deadline of what is being waited for has passed.
+    fn timed_out(&mut self) -> Poll<io::Result<()>> {
+        self.timer.clear();
+        self.end_of_input = true;
+        if matches!(self.expect, Expect::Head) && self.vetted < self.buffer.len() {
+            let head = self.buffer[self.vetted..].to_vec();
+            self.refuse(Refusal::HeadTimeout, head);
+        } else if matches!(self.expect, Expect::Body(_)) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "client body timed out")));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.vetted > 0 {
+                let n = self.vetted.min(out.remaining());
+                out.put_slice(&self.buffer[..n]);
+                self.buffer.advance(n);
+                self.vetted -= n;
+                return Poll::Ready(Ok(()));
+            }
+            if self.refused.is_some() {
+                if self.in_flight > 0 || self.unflushed {
+                    // The answers before it come first, all of them: hyper drops what it has not written when its
+                    // input ends.
+                    self.reader = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            if self.end_of_input {
+                return Poll::Ready(Ok(()));
+            }
+            // A long body goes straight to the reader.
+            if self.buffer.is_empty()
+                && let Expect::Body(body) = &mut self.expect
+                && let Some(left) = body.plain_bytes_left()
+            {
+                let want = usize::try_from(left).unwrap_or(usize::MAX).min(out.remaining()).min(READ_SIZE * 4);
+                let mut limited = ReadBuf::new(out.initialize_unfilled_to(want));
+                let polled = Pin::new(&mut self.socket).poll_read(cx, &mut limited);
+                let n = limited.filled().len();
+                match polled {
+                    Poll::Pending => return self.wait(cx),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Ready(Ok(())) => {
+                        out.advance(n);
+                        if n == 0 {
+                            self.end_of_input = true;
+                        } else {
+                            body.took(n);
+                            if body.is_complete() {
+                                self.expect_head();
+                            } else {
+                                self.timer.set(self.limits.body_timeout);
+                            }
+                        }
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            }
+            let was_empty = self.buffer.is_empty();
+            self.buffer.reserve(READ_SIZE);
+            match poll_fill(&mut self.socket, &mut self.buffer, cx) {
+                Poll::Pending => return self.wait(cx),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(0)) => {
+                    self.end_of_input = true;
+                    if matches!(self.expect, Expect::Head) && !self.buffer.is_empty() {
+                        // Gone in the middle of a head: there is nobody to answer.
+                        self.buffer.clear();
+                    }
+                }
+                Poll::Ready(Ok(_)) => {
+                    match self.expect {
+                        Expect::Head if was_empty => self.timer.set(self.limits.head_timeout),
+                        Expect::Body(_) => self.timer.set(self.limits.body_timeout),
+                        _ => {}
+                    }
+                    self.vet();
+                }
+            }
+        }
+    }
+
+    fn wait(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.reader = Some(cx.waker().clone());
+        // An answer that takes its time is no fault of the client: only an idle connection, a head or a body that
+        // does not arrive are timed.
+        if self.in_flight > 0 && matches!(self.expect, Expect::Head) && self.buffer.is_empty() {
+            return Poll::Pending;
+        }
+        match self.timer.poll(cx) {
+            Poll::Ready(()) => self.timed_out(),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+/// Takes `length` bytes out of the middle.
+fn remove(buffer: &mut BytesMut, at: usize, length: usize) {
+    let tail = buffer.split_off(at + length);
+    buffer.truncate(at);
+    buffer.extend_from_slice(&tail);
+}
+
+fn poll_fill<S: AsyncRead + Unpin>(
+    socket: &mut S,
+    buffer: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    tokio_util::io::poll_read_buf(Pin::new(socket), cx, buffer)
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Sanitised<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.inner().poll_read(cx, out)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Sanitised<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner().socket).poll_write(cx, data)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner().socket).poll_write_vectored(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner().socket.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut inner = self.inner();
+        let polled = Pin::new(&mut inner.socket).poll_flush(cx);
+        if polled.is_ready() && inner.in_flight == 0 && std::mem::take(&mut inner.unflushed) && inner.refused.is_some()
+        {
+            inner.wake();
+        }
+        polled
+    }
+
+    /// hyper closes its end when the input ends; the connection's task closes the socket, after what it still has to
+    /// say ([`crate::connection`]).
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

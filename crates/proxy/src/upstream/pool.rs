@@ -1,0 +1,112 @@
+//! A worker's idle connections to upstreams, by address (and by server name and verification where TLS is spoken:
+//! a connection that was checked for one name must not carry requests for another).
+
+use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, time::Duration};
+
+use hyper::client::conn::http1::SendRequest;
+use tokio::time::Instant;
+
+use crate::{body::UpstreamRequestBody, header_case::NextIsHead};
+
+/// What connections may be shared.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Key {
+    pub(crate) address: SocketAddr,
+    pub(crate) tls: Option<TlsKey>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct TlsKey {
+    pub(crate) server_name: String,
+    pub(crate) verify: bool,
+}
+
+/// A connection to an upstream that carries one request at a time.
+pub(crate) struct Connection {
+    pub(crate) sender: SendRequest<UpstreamRequestBody>,
+    pub(crate) next_is_head: NextIsHead,
+    /// Requests it has carried.
+    pub(crate) served: u64,
+}
+
+struct Idle {
+    connection: Connection,
+    since: Instant,
+}
+
+/// The idle connections of a worker. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Pool(Rc<PoolInner>);
+
+struct PoolInner {
+    /// `upstream_keepalive_pool_size`, per key.
+    size: usize,
+    /// `upstream_keepalive_max_requests`; 0 for no limit.
+    max_requests: u64,
+    /// `upstream_keepalive_idle_timeout`; zero for no limit.
+    idle_timeout: Duration,
+    idle: RefCell<HashMap<Key, Vec<Idle>>>,
+}
+
+impl Pool {
+    pub(crate) fn new(size: usize, max_requests: u64, idle_timeout: Duration) -> Self {
+        Self(Rc::new(PoolInner { size, max_requests, idle_timeout, idle: RefCell::default() }))
+    }
+
+    /// The connection that was used last, if one is idle and still open.
+    pub(crate) fn take(&self, key: &Key) -> Option<Connection> {
+        let mut idle = self.0.idle.borrow_mut();
+        let connections = idle.get_mut(key)?;
+        while let Some(Idle { connection, since }) = connections.pop() {
+            if self.is_expired(since) {
+                // The rest is older still.
+                connections.clear();
+                break;
+            }
+            if !connection.sender.is_closed() {
+                return Some(connection);
+            }
+        }
+        idle.remove(key);
+        None
+    }
+
+    /// Closes what has been idle for too long. Called now and then by the worker.
+    pub(crate) fn sweep(&self) {
+        self.0.idle.borrow_mut().retain(|_, connections| {
+            connections.retain(|idle| !self.is_expired(idle.since) && !idle.connection.sender.is_closed());
+            !connections.is_empty()
+        });
+    }
+
+    fn is_expired(&self, since: Instant) -> bool {
+        !self.0.idle_timeout.is_zero() && since.elapsed() >= self.0.idle_timeout
+    }
+
+    fn put(&self, key: Key, connection: Connection) {
+        let worn_out = self.0.max_requests > 0 && connection.served >= self.0.max_requests;
+        if self.0.size == 0 || worn_out || connection.sender.is_closed() {
+            return;
+        }
+        let mut idle = self.0.idle.borrow_mut();
+        let connections = idle.entry(key).or_default();
+        if connections.len() >= self.0.size {
+            connections.remove(0);
+        }
+        connections.push(Idle { connection, since: Instant::now() });
+    }
+}
+
+/// A connection in use. Dropping it closes the connection; [`Lease::give_back`] keeps it for the next request.
+pub(crate) struct Lease {
+    pub(crate) pool: Pool,
+    pub(crate) key: Key,
+    pub(crate) connection: Connection,
+}
+
+impl Lease {
+    /// The exchange on it is complete.
+    pub(crate) fn give_back(self) {
+        self.pool.put(self.key, self.connection);
+    }
+}

@@ -1,0 +1,284 @@
+//! Sends a request to an upstream: one attempt after another, never twice what must not be.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Method, Response};
+use hyper::body::Incoming;
+use silverback_pdk::exchange::{RequestBody, Try};
+
+use super::{
+    balancer::{Address, Attempts, BalanceError, Upstream, Upstreams},
+    connect::{self, ClientTls, ConnectError},
+    pool::{Key, Lease, TlsKey},
+};
+use crate::{
+    body::{BodyTooLarge, ClientRequestBody, FileBody, UpstreamRequestBody},
+    flight::Flight,
+    forwarded::UpstreamHead,
+};
+
+/// An upstream's answer, its body still to come.
+pub(crate) struct Upstreamed {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) lease: Lease,
+    /// For each read of its body.
+    pub(crate) read_timeout: Duration,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SendFailure {
+    #[error(transparent)]
+    Balance(#[from] BalanceError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("upstream timed out")]
+    Timeout,
+    #[error("upstream prematurely closed connection or sent an invalid answer ({0})")]
+    Exchange(#[source] hyper::Error),
+    #[error("client intended to send too large body")]
+    ClientBodyTooLarge,
+    #[error("the request cannot be written ({0})")]
+    Request(#[from] http::Error),
+    #[error("the spooled body cannot be read ({0})")]
+    Spool(#[source] std::io::Error),
+    #[error("{0} is not supported as an upstream protocol yet")]
+    Protocol(String),
+}
+
+impl SendFailure {
+    /// The status that the client gets.
+    pub(crate) const fn status(&self) -> u16 {
+        match self {
+            Self::Timeout | Self::Connect(ConnectError::Timeout) => 504,
+            Self::ClientBodyTooLarge => 413,
+            Self::Request(_) | Self::Spool(_) | Self::Protocol(_) => 500,
+            Self::Balance(_) => 503,
+            Self::Connect(_) | Self::Exchange(_) => 502,
+        }
+    }
+
+    /// What Kong tells the client where no address could be had.
+    pub(crate) const fn client_message(&self) -> &'static str {
+        match self {
+            Self::Balance(BalanceError::Resolve(_)) => "name resolution failed",
+            _ => "failure to get a peer from the ring-balancer",
+        }
+    }
+}
+
+/// How one attempt failed.
+struct Failed {
+    why: SendFailure,
+    /// Something of the request may have reached the upstream.
+    sent: bool,
+    /// The connection had served before: it may have been closed while idle, which says nothing of the upstream.
+    reused: bool,
+}
+
+/// Sends the request, to another target where one fails, as often as the service's `retries` allow.
+pub(crate) async fn send(
+    flight: &mut Flight,
+    upstreams: &Arc<Upstreams>,
+    tls: &ClientTls,
+    head: UpstreamHead,
+) -> Result<Upstreamed, SendFailure> {
+    let choice = flight.exchange.upstream.clone();
+    if !matches!(choice.scheme.as_str(), "http" | "https") {
+        return Err(SendFailure::Protocol(choice.scheme));
+    }
+    let shared = Arc::clone(&flight.worker.shared);
+    let upstream = upstreams.find(&choice.host);
+    let mut attempts =
+        Attempts::new(upstream.map(AsRef::as_ref), &choice.host, choice.port, &shared.balancers, &shared.resolver);
+    let mut address = attempts.next().await?;
+    flight.exchange.timings.balancer_start = Some(flight.now());
+    let mut retries = choice.retries;
+    let mut stale = 0;
+    loop {
+        let started = flight.now();
+        flight.exchange.upstream.tries.push(Try {
+            ip: address.socket.ip().to_string(),
+            port: address.port,
+            started,
+            connect_ms: None,
+            failure: None,
+        });
+        let failed = match attempt(flight, tls, &head, &address, upstream.map(AsRef::as_ref)).await {
+            Ok(upstreamed) => return Ok(upstreamed),
+            Err(failed) => failed,
+        };
+        if let Some(attempt) = flight.exchange.upstream.tries.last_mut() {
+            attempt.failure = Some(failed.why.to_string());
+        }
+        let repeatable = flight.incoming.is_none()
+            && !matches!(flight.exchange.request.body, RequestBody::Unread)
+            && (!failed.sent || is_idempotent(&head.method))
+            && matches!(failed.why, SendFailure::Connect(_) | SendFailure::Timeout | SendFailure::Exchange(_));
+        if !repeatable {
+            return Err(failed.why);
+        }
+        if failed.reused && stale < 3 {
+            // The next idle connection may be just as stale; a new one is opened soon. It costs no retry.
+            stale += 1;
+            flight.exchange.upstream.tries.pop();
+            continue;
+        }
+        if retries == 0 {
+            return Err(failed.why);
+        }
+        retries -= 1;
+        silverback_log::write(
+            silverback_log::Level::Warn,
+            format_args!("{} while connecting to {}, trying again", failed.why, address.socket),
+            Some(&crate::surroundings::context(&flight.exchange)),
+        );
+        address = attempts.next().await?;
+    }
+}
+
+/// RFC 9110, 9.2.2, as nginx has it (`proxy_next_upstream` without `non_idempotent`).
+fn is_idempotent(method: &Method) -> bool {
+    *method != Method::POST && *method != Method::PATCH && method.as_str() != "LOCK"
+}
+
+async fn attempt(
+    flight: &mut Flight,
+    tls: &ClientTls,
+    head: &UpstreamHead,
+    address: &Address,
+    upstream: Option<&Upstream>,
+) -> Result<Upstreamed, Failed> {
+    let before = |why: SendFailure| Failed { why, sent: false, reused: false };
+    let choice = &flight.exchange.upstream;
+    let read_timeout = Duration::from_millis(u64::from(choice.read_timeout));
+    let connect_timeout = Duration::from_millis(u64::from(choice.connect_timeout));
+    let secure = choice.scheme == "https";
+    let host = host_header(&choice.host_header, address, upstream, secure);
+    let key = Key {
+        address: address.socket,
+        tls: secure.then(|| TlsKey { server_name: server_name(&host), verify: choice.tls_verify.unwrap_or(false) }),
+    };
+    let pool = flight.worker.pool.clone();
+    let (mut connection, reused) = match pool.take(&key) {
+        Some(connection) => (connection, true),
+        None => {
+            let max_head = flight.worker.shared.settings.http.proxy_buffer_size;
+            let connecting = flight.now();
+            let connection =
+                connect::connect(&key, tls, connect_timeout, max_head).await.map_err(|error| before(error.into()))?;
+            let now = flight.now();
+            if let Some(attempt) = flight.exchange.upstream.tries.last_mut() {
+                attempt.connect_ms = Some((now - connecting) * 1000.0);
+            }
+            (connection, false)
+        }
+    };
+    let body = body(flight).await.map_err(|error| before(SendFailure::Spool(error)))?;
+    let request = head.for_attempt(&host, &flight.spelling, body).map_err(|error| before(error.into()))?;
+    if let Err(error) = connection.sender.ready().await {
+        return Err(Failed { why: SendFailure::Exchange(error), sent: false, reused });
+    }
+    connection.next_is_head.announce();
+    connection.served += 1;
+    let answer = tokio::time::timeout(read_timeout, connection.sender.try_send_request(request)).await;
+    let response = match answer {
+        Err(_) => return Err(Failed { why: SendFailure::Timeout, sent: true, reused: false }),
+        Ok(Ok(response)) => response,
+        Ok(Err(mut error)) => {
+            let unsent = error.take_message();
+            let sent = unsent.is_none();
+            if let Some(UpstreamRequestBody::Client(body)) = unsent.map(http::Request::into_body) {
+                flight.incoming = Some(body.into_inner());
+            }
+            let error = error.into_error();
+            let why = if is_too_large(&error) { SendFailure::ClientBodyTooLarge } else { SendFailure::Exchange(error) };
+            return Err(Failed { why, sent, reused });
+        }
+    };
+    flight.exchange.timings.upstream_header = Some(flight.now());
+    Ok(Upstreamed { response, lease: Lease { pool, key, connection }, read_timeout })
+}
+
+fn is_too_large(error: &hyper::Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<BodyTooLarge>())
+}
+
+/// The Host header: the client's where it is preserved or a plugin's, else the upstream entity's, else the target's,
+/// with its port unless that is the scheme's own (Kong's `balancer.set_host_header`).
+fn host_header(chosen: &str, address: &Address, upstream: Option<&Upstream>, secure: bool) -> String {
+    if !chosen.is_empty() {
+        return chosen.to_owned();
+    }
+    if let Some(host) = upstream.and_then(|upstream| upstream.host_header.as_ref()) {
+        return host.clone();
+    }
+    let default_port = if secure { 443 } else { 80 };
+    let host = if address.host.contains(':') && !address.host.starts_with('[') {
+        format!("[{}]", address.host)
+    } else {
+        address.host.clone()
+    };
+    if address.port == default_port { host } else { format!("{host}:{}", address.port) }
+}
+
+/// The name that TLS asks for: the Host header without its port (`proxy_ssl_name`).
+fn server_name(host: &str) -> String {
+    let name = match host.rfind(':') {
+        Some(colon) if !host.ends_with(']') => &host[..colon],
+        _ => host,
+    };
+    name.trim_start_matches('[').trim_end_matches(']').to_owned()
+}
+
+/// The body for one attempt: what was read can be sent again, what still comes from the client only once.
+async fn body(flight: &mut Flight) -> std::io::Result<UpstreamRequestBody> {
+    Ok(match &flight.exchange.request.body {
+        RequestBody::None | RequestBody::Failed(_) => UpstreamRequestBody::Empty,
+        RequestBody::Memory(bytes) => whole(bytes.clone()),
+        RequestBody::File(path, length) => UpstreamRequestBody::File(FileBody::open(path, *length).await?),
+        RequestBody::Unread => match flight.incoming.take() {
+            Some(incoming) => UpstreamRequestBody::Client(ClientRequestBody::new(
+                incoming,
+                flight.worker.shared.settings.http.max_body_size,
+            )),
+            None => UpstreamRequestBody::Empty,
+        },
+    })
+}
+
+fn whole(bytes: Bytes) -> UpstreamRequestBody {
+    if bytes.is_empty() { UpstreamRequestBody::Empty } else { UpstreamRequestBody::Whole(Some(bytes)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Address, host_header, server_name};
+
+    #[test]
+    fn the_host_header_names_the_target() {
+        let address = |host: &str, port| Address {
+            socket: format!("127.0.0.1:{port}").parse().unwrap(),
+            host: host.into(),
+            port,
+        };
+        for (chosen, target, secure, expect) in [
+            ("kept.test", address("a.test", 80), false, "kept.test"),
+            ("", address("a.test", 80), false, "a.test"),
+            ("", address("a.test", 443), true, "a.test"),
+            ("", address("a.test", 443), false, "a.test:443"),
+            ("", address("::1", 8000), false, "[::1]:8000"),
+        ] {
+            assert_eq!(host_header(chosen, &target, None, secure), expect);
+        }
+    }
+
+    #[test]
+    fn tls_asks_for_the_name_alone() {
+        for (host, expect) in [("a.test:8443", "a.test"), ("a.test", "a.test"), ("[::1]:8443", "::1"), ("[::1]", "::1")]
+        {
+            assert_eq!(server_name(host), expect);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! A worker: one thread, one runtime, its own listeners, upstream connections and plugin connections.
+
+use std::{
+    cell::Cell,
+    io,
+    rc::Rc,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use silverback_config::Settings;
+use silverback_pdk::exchange::Node;
+use silverback_plugin_host::{Connections, Host};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    runtime::Runtime,
+    sync::{Notify, watch},
+    task::LocalSet,
+};
+
+use crate::{
+    access_log::AccessLog,
+    connection,
+    generation::{Generation, Registries},
+    listener::{Bound, Listener},
+    surroundings::{self, AtomicCounters},
+    upstream::{Balancers, Pool, Resolver},
+};
+
+/// What all workers share: immutable, or atomics.
+pub(crate) struct Shared {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) host: Arc<Host>,
+    pub(crate) node: Arc<Node>,
+    pub(crate) generation: ArcSwap<Generation>,
+    pub(crate) balancers: Balancers,
+    pub(crate) resolver: Resolver,
+    pub(crate) access_log: AccessLog,
+    pub(crate) counters: Arc<AtomicCounters>,
+    pub(crate) connection_serial: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        settings: Arc<Settings>,
+        host: Arc<Host>,
+        node_id: String,
+        generation: Generation,
+        registries: &Registries,
+    ) -> io::Result<Self> {
+        let counters = Arc::new(AtomicCounters::default());
+        let node = Arc::new(surroundings::node(&settings, node_id, Arc::clone(&counters)));
+        let access_log = AccessLog::open(&settings.logs.proxy_access)?;
+        Ok(Self {
+            settings,
+            host,
+            node,
+            generation: ArcSwap::from_pointee(generation),
+            balancers: registries.balancers.clone(),
+            resolver: Resolver::default(),
+            access_log,
+            counters,
+            connection_serial: AtomicU64::new(1),
+        })
+    }
+}
+
+/// What the workers are asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Serving,
+    /// Accept no more, finish what there is.
+    Draining,
+}
+
+/// A worker's own state.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) pool: Pool,
+    pub(crate) plugins: Connections,
+    pub(crate) mode: watch::Receiver<Mode>,
+    tasks: Rc<Tasks>,
+}
+
+/// How many connections and requests are under way.
+#[derive(Default)]
+struct Tasks {
+    running: Cell<usize>,
+    none_left: Notify,
+}
+
+/// Counts one task for as long as it lives.
+pub(crate) struct Running(Rc<Tasks>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let left = self.0.running.get() - 1;
+        self.0.running.set(left);
+        if left == 0 {
+            self.0.none_left.notify_waiters();
+        }
+    }
+}
+
+impl Worker {
+    /// Spawns a task that a drain waits for.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let running = self.running();
+        tokio::task::spawn_local(async move {
+            let _running = running;
+            task.await;
+        });
+    }
+
+    pub(crate) fn running(&self) -> Running {
+        self.tasks.running.set(self.tasks.running.get() + 1);
+        Running(Rc::clone(&self.tasks))
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.mode.borrow() == Mode::Draining
+    }
+}
+
+/// Runs a worker until a drain is done.
+pub(crate) fn run(runtime: &Runtime, shared: Arc<Shared>, listeners: Vec<Listener>, mode: watch::Receiver<Mode>) {
+    let local = LocalSet::new();
+    local.block_on(runtime, async move {
+        let keepalive = shared.settings.upstream;
+        let worker = Rc::new(Worker {
+            pool: Pool::new(keepalive.pool_size, keepalive.max_requests, keepalive.idle_timeout),
+            plugins: Connections::new(Arc::clone(&shared.host)),
+            tasks: Rc::default(),
+            shared,
+            mode: mode.clone(),
+        });
+        tokio::task::spawn_local(sweep(worker.pool.clone()));
+        for listener in listeners {
+            let worker_of_loop = Rc::clone(&worker);
+            worker.spawn(accept_loop(worker_of_loop, listener));
+        }
+        let mut mode = mode;
+        // Only ever changes to Draining; a closed channel means that the proxy is gone.
+        let _ = mode.wait_for(|mode| *mode == Mode::Draining).await;
+        loop {
+            let none_left = worker.tasks.none_left.notified();
+            if worker.tasks.running.get() == 0 {
+                break;
+            }
+            none_left.await;
+        }
+    });
+}
+
+async fn sweep(pool: Pool) {
+    let mut interval = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        interval.tick().await;
+        pool.sweep();
+    }
+}
+
+async fn accept_loop(worker: Rc<Worker>, listener: Listener) {
+    let Listener { socket, ssl, http2 } = listener;
+    let kind = connection::Kind { ssl, http2 };
+    let result = match socket {
+        Bound::Tcp(socket) => match TcpListener::from_std(socket) {
+            Ok(socket) => accept_tcp(&worker, &socket, kind).await,
+            Err(error) => Err(error),
+        },
+        Bound::Unix(socket) => match UnixListener::from_std(socket) {
+            Ok(socket) => accept_unix(&worker, &socket, kind).await,
+            Err(error) => Err(error),
+        },
+    };
+    if let Err(error) = result {
+        silverback_log::write(silverback_log::Level::Crit, format_args!("a listener failed: {error}"), None);
+    }
+}
+
+/// Accepts until a drain begins, then what the kernel has already queued: those clients were told that they are
+/// connected.
+async fn accept_tcp(worker: &Rc<Worker>, listener: &TcpListener, kind: connection::Kind) -> io::Result<()> {
+    let mut mode = worker.mode.clone();
+    let local = listener.local_addr()?;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            _ = mode.wait_for(|mode| *mode == Mode::Draining) => return Ok(()),
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                // Nagle's algorithm would hold back the end of an answer.
+                let _ = socket.set_nodelay(true);
+                let from = connection::From::Tcp { peer, local };
+                worker.spawn(connection::serve(Rc::clone(worker), socket, from, kind));
+            }
+            Err(error) => refused(&error).await,
+        }
+    }
+}
+
+async fn accept_unix(worker: &Rc<Worker>, listener: &UnixListener, kind: connection::Kind) -> io::Result<()> {
+    let mut mode = worker.mode.clone();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            accepted = listener.accept() => accepted,
+            _ = mode.wait_for(|mode| *mode == Mode::Draining) => return Ok(()),
+        };
+        match accepted {
+            Ok((socket, _)) => worker.spawn(connection::serve(Rc::clone(worker), socket, connection::From::Unix, kind)),
+            Err(error) => refused(&error).await,
+        }
+    }
+}
+
+/// A connection that could not be accepted: out of descriptors, most often. Others are about to end.
+async fn refused(error: &io::Error) {
+    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
+        return;
+    }
+    silverback_log::write(silverback_log::Level::Crit, format_args!("accept() failed ({error})"), None);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}

@@ -1,0 +1,193 @@
+//! The parts put together: settings and what plugin servers offer become a catalogue, the catalogue and the declarative
+//! file a snapshot, and that a generation of the proxy.
+
+use std::{
+    collections::HashMap,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use silverback_config::{DeclarativeError, Settings, parse_declarative};
+use silverback_model::{Catalogue, Phase, PluginDefinition, PluginSource, Snapshot, schema::Record};
+use silverback_plugin_host::{Offer, PluginInfo, QueryError};
+use silverback_proxy::{BuildError, Generation, Registries};
+use thiserror::Error;
+
+/// A configuration that cannot serve. Displays all that is wrong with it.
+#[derive(Debug, Error)]
+pub(crate) enum AssembleError {
+    #[error("{}", Lines(.0))]
+    Query(Vec<QueryError>),
+    #[error("{}", Lines(.0))]
+    Plugins(Vec<PluginProblem>),
+    #[error("cannot read {}: {source}", .path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{place}: {source}")]
+    Declarative { place: String, source: DeclarativeError },
+    #[error(transparent)]
+    Build(#[from] BuildError),
+}
+
+/// What is wrong with the set of plugins.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub(crate) enum PluginProblem {
+    #[error("plugin servers {0} and {1} both offer the plugin {2}: name it in one of them only")]
+    OfferedTwice(String, String, String),
+    #[error("plugin server {server}: the schema of {plugin} cannot be used: {message}")]
+    Schema { server: String, plugin: String, message: String },
+    #[error("{0} plugin is enabled but not installed: no plugin server offers it, and it is not bundled")]
+    NotInstalled(String),
+}
+
+struct Lines<'a, T>(&'a [T]);
+
+impl<T: fmt::Display> fmt::Display for Lines<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+/// The plugins that may be configured.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) offers: Arc<[Offer]>,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Asks every plugin server what it offers.
+pub(crate) async fn find_plugins(settings: &Settings) -> Result<Found, AssembleError> {
+    let offers = silverback_plugin_host::query(settings).await.map_err(AssembleError::Query)?;
+    select_plugins(settings, offers.into())
+}
+
+/// Makes the catalogue out of what servers offer, what is bundled, and what `plugins` names.
+pub(crate) fn select_plugins(settings: &Settings, offers: Arc<[Offer]>) -> Result<Found, AssembleError> {
+    let enabled = &settings.plugins;
+    let mut catalogue = Catalogue::default();
+    let mut warnings = Vec::new();
+    let mut problems = Vec::new();
+    for plugin in silverback_plugins::all() {
+        if enabled.bundled || enabled.named.contains(&plugin.name) {
+            catalogue.insert(plugin);
+        }
+    }
+    let mut offered: HashMap<&str, &str> = HashMap::new();
+    for (offer, info) in offers.iter().flat_map(|offer| offer.plugins.iter().map(move |info| (offer, info))) {
+        if !enabled.named.contains(&info.name) {
+            warnings.push(format!(
+                "plugin server {} offers {}, which `plugins` does not name: it cannot be configured",
+                offer.server, info.name
+            ));
+            continue;
+        }
+        if let Some(first) = offered.insert(&info.name, &offer.server) {
+            problems.push(PluginProblem::OfferedTwice(first.to_owned(), offer.server.clone(), info.name.clone()));
+            continue;
+        }
+        if catalogue.get(&info.name).is_some() {
+            warnings.push(format!(
+                "plugin server {} offers {}, which is bundled: the bundled one is used",
+                offer.server, info.name
+            ));
+            continue;
+        }
+        match definition(&offer.server, info) {
+            Ok(plugin) => {
+                catalogue.insert(plugin);
+            }
+            Err(problem) => problems.push(problem),
+        }
+    }
+    for name in enabled.named.iter().filter(|name| catalogue.get(name).is_none()) {
+        if silverback_plugins::is_bundled_name(name) {
+            warnings.push(format!("the bundled plugin {name} is not built yet: a configuration cannot use it"));
+        } else if !offered.contains_key(name.as_str()) {
+            problems.push(PluginProblem::NotInstalled(name.clone()));
+        }
+    }
+    if problems.is_empty() {
+        Ok(Found { catalogue: Arc::new(catalogue), offers: Arc::clone(&offers), warnings })
+    } else {
+        Err(AssembleError::Plugins(problems))
+    }
+}
+
+fn definition(server: &str, info: &PluginInfo) -> Result<PluginDefinition, PluginProblem> {
+    let schema = config_record(info).map_err(|message| PluginProblem::Schema {
+        server: server.to_owned(),
+        plugin: info.name.clone(),
+        message,
+    })?;
+    Ok(PluginDefinition {
+        name: info.name.clone(),
+        version: info.version.clone().unwrap_or_default(),
+        priority: info.priority,
+        phases: info.phases.iter().filter_map(|phase| Phase::from_name(phase)).collect(),
+        schema,
+        source: PluginSource::Server(server.to_owned()),
+    })
+}
+
+/// The `config` record among the fields of a plugin's schema; a plugin without one takes no configuration.
+fn config_record(info: &PluginInfo) -> Result<Record, String> {
+    let fields = info.schema.get("fields").and_then(serde_json::Value::as_array);
+    let config = fields.into_iter().flatten().find_map(|field| field.get("config"));
+    match config.and_then(|config| config.get("fields")) {
+        Some(fields) => Record::from_json(fields),
+        None => Ok(Record::default()),
+    }
+}
+
+/// A declarative configuration as text, and the file it was read from.
+#[derive(Clone, Debug)]
+pub(crate) struct Declared {
+    pub(crate) text: String,
+    pub(crate) file: Option<PathBuf>,
+}
+
+impl Declared {
+    pub(crate) fn read(path: &Path) -> Result<Self, AssembleError> {
+        match fs::read(path) {
+            Ok(bytes) => {
+                Ok(Self { text: String::from_utf8_lossy(&bytes).into_owned(), file: Some(path.to_path_buf()) })
+            }
+            Err(source) => Err(AssembleError::Unreadable { path: path.to_path_buf(), source }),
+        }
+    }
+
+    /// The declarative configuration that the settings name, if any.
+    fn of(settings: &Settings) -> Result<Option<Self>, AssembleError> {
+        match (&settings.declarative_config, &settings.declarative_config_string) {
+            (Some(path), _) => Self::read(path).map(Some),
+            (None, text) => Ok(text.clone().map(|text| Self { text, file: None })),
+        }
+    }
+}
+
+/// Validates a declarative configuration; none at all is an empty one.
+pub(crate) fn snapshot(
+    declared: Option<&Declared>,
+    catalogue: &Catalogue,
+    settings: &Settings,
+) -> Result<Snapshot, AssembleError> {
+    let Some(declared) = declared else { return Ok(Snapshot::default()) };
+    let now = jiff::Timestamp::now().as_second();
+    parse_declarative(&declared.text, declared.file.as_deref(), catalogue, &settings.plugins, now).map_err(|source| {
+        let place = declared.file.as_ref().map_or_else(|| "declarative_config_string".into(), |f| f.to_string_lossy());
+        AssembleError::Declarative { place: place.into_owned(), source }
+    })
+}
+
+/// All that requests need, ready to be put in force, and the snapshot it was made of.
+pub(crate) fn generation(
+    settings: &Settings,
+    catalogue: &Catalogue,
+    registries: &Registries,
+) -> Result<(Generation, Snapshot), AssembleError> {
+    let snapshot = snapshot(Declared::of(settings)?.as_ref(), catalogue, settings)?;
+    let generation = Generation::build(&snapshot, catalogue, settings, registries)?;
+    Ok((generation, snapshot))
+}

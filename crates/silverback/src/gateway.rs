@@ -1,0 +1,374 @@
+//! The running gateway: one control thread, this one, that starts the parts, obeys signals, and ends them in order.
+
+pub(crate) mod verdict;
+
+use std::{future::Future, io, panic, process::ExitCode, sync::Arc, time::Duration};
+
+use silverback_admin::{Configured, Loaded, Node, Statistics};
+use silverback_config::{
+    Settings,
+    settings::{LogLevel, LogTarget},
+};
+use silverback_log::{Level, Target};
+use silverback_plugin_host::Host;
+use silverback_proxy::{Counters, Proxy, Registries};
+use thiserror::Error;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+};
+
+use self::verdict::Verdict;
+use crate::{
+    assemble::{self, AssembleError, Found},
+    conf,
+    console::Console,
+    daemon::Report,
+    pidfile::PidFile,
+    prefix::{self, PrefixError},
+    privileges::{self, Account, PrivilegeError},
+    reaper, summary,
+};
+
+/// How long plugin servers may take to end when they are asked to.
+const SERVERS_GRACE: Duration = Duration::from_secs(3);
+
+/// Why a gateway did not start.
+#[derive(Debug, Error)]
+enum StartError {
+    #[error("cannot start the runtime: {0}")]
+    Runtime(io::Error),
+    #[error("cannot open the error log: {0}")]
+    Log(io::Error),
+    #[error("Kong is already running in {0}")]
+    AlreadyRunning(String),
+    #[error("cannot write the pid file: {0}")]
+    PidFile(io::Error),
+    #[error(transparent)]
+    Prefix(#[from] PrefixError),
+    #[error(transparent)]
+    Privilege(#[from] PrivilegeError),
+    #[error(transparent)]
+    Api(#[from] silverback_admin::BindError),
+    #[error("cannot serve the Admin and Status APIs: {0}")]
+    ApiLog(io::Error),
+    #[error(transparent)]
+    Bind(#[from] silverback_proxy::BindError),
+    #[error("cannot start the workers: {0}")]
+    Workers(io::Error),
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+    #[error("stopped by {0} while starting")]
+    Interrupted(&'static str),
+}
+
+/// Runs a gateway to its end. The process has one thread when this is called; the prefix is prepared.
+pub(crate) fn run(settings: Settings, mut report: Report, console: Console) -> ExitCode {
+    let status = match serve(settings, &mut report, console) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log(Level::Emerg, format_args!("cannot start: {error}"));
+            report.failed(&error.to_string());
+            ExitCode::FAILURE
+        }
+    };
+    silverback_log::flush();
+    status
+}
+
+fn serve(settings: Settings, report: &mut Report, console: Console) -> Result<(), StartError> {
+    let settings = Arc::new(settings);
+    direct_logs(&settings).map_err(StartError::Log)?;
+    log_panics();
+    if let Err(error) = reaper::become_subreaper() {
+        log(Level::Warn, format_args!("cannot adopt orphaned processes: {error}"));
+    }
+    match privileges::raise_descriptor_limit(settings.rlimit_nofile) {
+        Ok(limit) if limit < 4096 => {
+            log(Level::Warn, format_args!("the limit of open files is {limit}; at least 4096 is advisable (ulimit -n)"))
+        }
+        Ok(_) => {}
+        Err(error) => log(Level::Warn, format_args!("cannot raise the limit of open files: {error}")),
+    }
+    let _pid_file = PidFile::create(&settings.prefix).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => StartError::AlreadyRunning(settings.prefix.display().to_string()),
+        _ => StartError::PidFile(error),
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Runtime)?;
+    let ended = runtime.block_on(async {
+        let mut signals = Signals::listen().map_err(StartError::Runtime)?;
+        let mut gateway = tokio::select! {
+            started = Gateway::start(Arc::clone(&settings), console) => started?,
+            name = signals.stopped() => return Err(StartError::Interrupted(name)),
+        };
+        report.started(logs_to_stderr(&settings));
+        gateway.obey(&mut signals).await;
+        gateway.end().await;
+        Ok(())
+    });
+    // Tasks that are left do not keep the process.
+    runtime.shutdown_background();
+    ended
+}
+
+/// The parts of a running gateway.
+struct Gateway {
+    settings: Arc<Settings>,
+    found: Found,
+    node: Arc<Node>,
+    host: Arc<Host>,
+    registries: Arc<Registries>,
+    proxy: Proxy,
+    /// Tasks of the control thread, ended with it.
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Gateway {
+    async fn start(settings: Arc<Settings>, console: Console) -> Result<Self, StartError> {
+        let node_id = prefix::node_id(&settings.prefix)?.to_string();
+        let account = Account::of(&settings)?;
+        let api_listeners = silverback_admin::bind(&settings)?;
+        let found = assemble::find_plugins(&settings).await?;
+        for warning in &found.warnings {
+            log(Level::Warn, format_args!("{warning}"));
+            console.warn(warning);
+        }
+
+        // No await from here on until privileges are dropped: the processes of the host start with its first poll.
+        let host = Host::start(&settings, &found.offers);
+        let registries = Arc::new(Registries::new(Arc::clone(&host)));
+        let (generation, snapshot) = assemble::generation(&settings, &found.catalogue, &registries)?;
+        let mut proxy =
+            Proxy::bind(Arc::clone(&settings), Arc::clone(&host), node_id.clone(), generation, &registries)?;
+        if let Some(account) = account {
+            account.assume()?;
+        }
+
+        let counters = proxy.counter_source();
+        let loaded = Loaded {
+            settings: Arc::clone(&settings),
+            catalogue: Arc::clone(&found.catalogue),
+            configured: Some(Configured::of(&snapshot)),
+        };
+        let node = Arc::new(Node::new(node_id, hostname(), loaded, move || statistics(counters())));
+        let mut tasks = silverback_admin::spawn(api_listeners, &node).map_err(StartError::ApiLog)?;
+        tasks.push(tokio::spawn(reaper::reap_orphans()));
+        proxy.run().map_err(StartError::Workers)?;
+        for line in summary::lines(&settings, &found.catalogue, &found.offers) {
+            log(Level::Notice, format_args!("{line}"));
+            console.info(line);
+        }
+        Ok(Self { settings, found, node, host, registries, proxy, tasks })
+    }
+
+    /// Obeys signals until one of them ends the gateway.
+    async fn obey(&mut self, signals: &mut Signals) {
+        loop {
+            match signals.next().await {
+                Order::Stop(name) => {
+                    log(Level::Notice, format_args!("{name} received, stopping at once"));
+                    return;
+                }
+                Order::Quit => {
+                    log(Level::Notice, format_args!("SIGQUIT received, finishing the requests under way"));
+                    self.drain(signals).await;
+                    return;
+                }
+                Order::Reload => self.reload().await,
+                Order::ReopenLogs => {
+                    log(Level::Notice, format_args!("SIGUSR1 received, reopening logs"));
+                    silverback_log::reopen();
+                }
+                Order::Ignore(name) => log(Level::Notice, format_args!("{name} received, it has no meaning here")),
+            }
+        }
+    }
+
+    async fn drain(&mut self, signals: &mut Signals) {
+        self.node.set_draining();
+        let limit = self.settings.shutdown_timeout;
+        tokio::select! {
+            complete = self.proxy.drain(limit) => {
+                if !complete {
+                    log(Level::Warn, format_args!("requests were cut off at the end of the shutdown timeout"));
+                }
+            }
+            name = signals.stopped() => {
+                log(Level::Notice, format_args!("{name} received, stopping at once"));
+            }
+        }
+    }
+
+    /// Reads `.kong_env` and the declarative configuration again. What is wrong is logged, and nothing changes.
+    async fn reload(&mut self) {
+        log(Level::Notice, format_args!("SIGHUP received, reloading"));
+        let verdict = match self.renew().await {
+            Ok(()) => {
+                log(Level::Notice, format_args!("reloaded"));
+                Verdict::Accepted
+            }
+            Err(message) => {
+                log(Level::Error, format_args!("the configuration was not reloaded, the old one stays: {message}"));
+                Verdict::Refused(message)
+            }
+        };
+        verdict::write(&self.settings.prefix, &verdict);
+    }
+
+    async fn renew(&mut self) -> Result<(), String> {
+        let loaded = conf::load_in_gateway(&self.settings.prefix).map_err(|error| error.to_string())?;
+        for warning in &loaded.warnings {
+            log(Level::Warn, format_args!("{warning}"));
+        }
+        let settings = Arc::new(loaded.settings);
+        for name in needing_restart(&self.settings, &settings) {
+            log(Level::Warn, format_args!("{name} changed, which takes a restart: it stays as it was"));
+        }
+        let found = assemble::select_plugins(&settings, Arc::clone(&self.found.offers)).map_err(|e| e.to_string())?;
+        // Building takes long when there are many routes, and the supervisors must not wait for it.
+        let built = {
+            let (settings, catalogue) = (Arc::clone(&settings), Arc::clone(&found.catalogue));
+            let registries = Arc::clone(&self.registries);
+            tokio::task::spawn_blocking(move || assemble::generation(&settings, &catalogue, &registries)).await
+        };
+        let (generation, snapshot) = built.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        direct_logs(&settings).map_err(|error| format!("cannot open the error log: {error}"))?;
+        self.proxy.publish(generation);
+        self.node.set_loaded(Loaded {
+            settings: Arc::clone(&settings),
+            catalogue: Arc::clone(&found.catalogue),
+            configured: Some(Configured::of(&snapshot)),
+        });
+        self.settings = settings;
+        self.found = found;
+        Ok(())
+    }
+
+    /// Ends what is left: APIs first, plugin servers last.
+    async fn end(self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+        drop(self.proxy);
+        self.host.stop(SERVERS_GRACE).await;
+        log(Level::Notice, format_args!("exit"));
+    }
+}
+
+/// The properties that a reload cannot change.
+fn needing_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
+    [
+        ("proxy_listen", old.proxy_listen != new.proxy_listen),
+        ("admin_listen", old.admin_listen != new.admin_listen),
+        ("status_listen", old.status_listen != new.status_listen),
+        ("stream_listen", old.stream_listen != new.stream_listen),
+        ("nginx_worker_processes", old.workers != new.workers),
+        ("nginx_user", old.user != new.user),
+        ("pluginserver_*", old.plugin_servers != new.plugin_servers),
+    ]
+    .into_iter()
+    .filter_map(|(name, changed)| changed.then_some(name))
+    .collect()
+}
+
+/// What a signal asks for.
+enum Order {
+    Stop(&'static str),
+    Quit,
+    Reload,
+    ReopenLogs,
+    Ignore(&'static str),
+}
+
+/// The signals nginx's master process knows.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    quit: Signal,
+    hup: Signal,
+    usr1: Signal,
+    usr2: Signal,
+    winch: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hup: signal(SignalKind::hangup())?,
+            usr1: signal(SignalKind::user_defined1())?,
+            usr2: signal(SignalKind::user_defined2())?,
+            winch: signal(SignalKind::window_change())?,
+        })
+    }
+
+    async fn next(&mut self) -> Order {
+        tokio::select! {
+            biased;
+            _ = self.term.recv() => Order::Stop("SIGTERM"),
+            _ = self.int.recv() => Order::Stop("SIGINT"),
+            _ = self.quit.recv() => Order::Quit,
+            _ = self.usr1.recv() => Order::ReopenLogs,
+            _ = self.hup.recv() => Order::Reload,
+            _ = self.usr2.recv() => Order::Ignore("SIGUSR2"),
+            _ = self.winch.recv() => Order::Ignore("SIGWINCH"),
+        }
+    }
+
+    /// The name of the signal that asks to stop at once.
+    fn stopped(&mut self) -> impl Future<Output = &'static str> {
+        async {
+            tokio::select! {
+                _ = self.term.recv() => "SIGTERM",
+                _ = self.int.recv() => "SIGINT",
+            }
+        }
+    }
+}
+
+fn statistics(counters: Counters) -> Statistics {
+    Statistics {
+        connections_active: counters.connections_active,
+        connections_accepted: counters.connections_accepted,
+        connections_handled: counters.connections_accepted,
+        total_requests: counters.requests,
+        ..Statistics::default()
+    }
+}
+
+fn direct_logs(settings: &Settings) -> io::Result<()> {
+    let target = match &settings.logs.proxy_error {
+        LogTarget::Off => Target::Off,
+        LogTarget::File(path) => Target::File(path.clone()),
+        LogTarget::Stdout => Target::Stdout,
+        LogTarget::Stderr => Target::Stderr,
+    };
+    let level = match settings.log_level {
+        LogLevel::Debug => Level::Debug,
+        LogLevel::Info => Level::Info,
+        LogLevel::Notice => Level::Notice,
+        LogLevel::Warn => Level::Warn,
+        LogLevel::Error => Level::Error,
+        LogLevel::Crit => Level::Crit,
+        LogLevel::Alert => Level::Alert,
+        LogLevel::Emerg => Level::Emerg,
+    };
+    silverback_log::init(&target, level)
+}
+
+fn logs_to_stderr(settings: &Settings) -> bool {
+    settings.logs.proxy_error == LogTarget::Stderr
+}
+
+/// A panic ends a task, not the gateway; the error log tells of it.
+fn log_panics() {
+    panic::set_hook(Box::new(|panic| log(Level::Alert, format_args!("{panic}"))));
+}
+
+fn hostname() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn log(level: Level, message: std::fmt::Arguments<'_>) {
+    silverback_log::write(level, message, None);
+}

@@ -1,0 +1,50 @@
+//! The command line, and the one place where the parts are put together.
+
+mod assemble;
+mod cli;
+mod commands;
+mod conf;
+mod console;
+mod daemon;
+mod error;
+mod gateway;
+mod init;
+mod pidfile;
+mod prefix;
+mod privileges;
+mod reaper;
+mod status_client;
+mod summary;
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::{Parser as _, error::ErrorKind};
+
+use crate::{cli::Cli, console::Console};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let console = Console::new(cli.verbose || cli.debug);
+    match commands::run(cli.command, console) {
+        Ok(status) => status,
+        Err(error) => {
+            console.failed(error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Help and version were asked for; everything else is a failure, with exit status 1 as from the `kong` command.
+fn usage(error: &clap::Error) -> ExitCode {
+    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    let text = error.render();
+    if asked {
+        let _ = write!(std::io::stdout(), "{text}");
+        return ExitCode::SUCCESS;
+    }
+    let _ = write!(std::io::stderr(), "{text}");
+    ExitCode::FAILURE
+}

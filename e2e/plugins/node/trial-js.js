@@ -1,0 +1,45 @@
+'use strict'
+
+// The trial plugin in JavaScript: it does what its configuration says, as ../go/main.go.
+
+const { appendFile } = require('fs/promises')
+const { setTimeout: sleep } = require('timers/promises')
+
+class Trial {
+  constructor(config) {
+    this.config = config
+  }
+
+  async access(kong) {
+    const { trace, header, value, delay_ms, hang, fail, exit } = this.config
+    if (trace) await kong.service.request.addHeader('X-Trace', trace)
+    if (header) await kong.response.setHeader(header, value || '')
+    if (delay_ms) await sleep(delay_ms)
+    if (hang) await sleep(3600 * 1000)
+    if (fail) throw new Error('told to fail')
+    if (exit) await kong.response.exit(exit, 'told to exit')
+  }
+
+  async log(kong) {
+    if (!this.config.log_file) return
+    const status = await kong.response.getStatus()
+    const path = await kong.request.getPath()
+    await appendFile(this.config.log_file, `${status} ${path}\n`)
+  }
+}
+
+module.exports = {
+  Plugin: Trial,
+  Version: '1.0.0',
+  Priority: Number(process.env.TRIAL_PRIORITY || 0),
+  Schema: [
+    { trace: { type: 'string' } },
+    { header: { type: 'string' } },
+    { value: { type: 'string' } },
+    { delay_ms: { type: 'integer' } },
+    { hang: { type: 'boolean' } },
+    { fail: { type: 'boolean' } },
+    { exit: { type: 'integer' } },
+    { log_file: { type: 'string' } },
+  ],
+}

@@ -1,0 +1,47 @@
+"""The trial plugin in Python: it does what its configuration says, as ../go/main.go."""
+import os
+import time
+
+Schema = (
+    {"trace": {"type": "string"}},
+    {"header": {"type": "string"}},
+    {"value": {"type": "string"}},
+    {"delay_ms": {"type": "integer"}},
+    {"hang": {"type": "boolean"}},
+    {"fail": {"type": "boolean"}},
+    {"exit": {"type": "integer"}},
+    {"log_file": {"type": "string"}},
+)
+version = "1.0.0"
+priority = int(os.environ.get("TRIAL_PRIORITY", "0"))
+
+
+class Plugin:
+    def __init__(self, config):
+        self.config = {name: value for name, value in config.items() if value is not None}
+
+    def access(self, kong):
+        config = self.config
+        if "trace" in config:
+            kong.service.request.add_header("X-Trace", config["trace"])
+        if "header" in config:
+            kong.response.set_header(config["header"], config.get("value", ""))
+        time.sleep(config.get("delay_ms", 0) / 1000)
+        if config.get("hang"):
+            time.sleep(3600)
+        if config.get("fail"):
+            raise RuntimeError("told to fail")
+        if "exit" in config:
+            kong.response.exit(config["exit"], "told to exit")
+
+    def log(self, kong):
+        if "log_file" in self.config:
+            line = f"{kong.response.get_status()} {kong.request.get_path()}\n"
+            with open(self.config["log_file"], "a") as file:
+                file.write(line)
+
+
+if __name__ == "__main__":
+    from kong_pdk.cli import start_dedicated_server
+
+    start_dedicated_server("trial-py", Plugin, version, priority, Schema)

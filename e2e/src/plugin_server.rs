@@ -1,0 +1,178 @@
+//! Plugin servers to run: those of `examples/`, and the trial plugins of `e2e/plugins/`, which do what their configuration says.
+
+use std::path::Path;
+
+use crate::process::root;
+
+/// A language with an example plugin: `tenant`, `stamp`, `quota-label` and `content-digest`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    Go,
+    Python,
+    JavaScript,
+    TypeScript,
+}
+
+/// A plugin server as `kong.conf` names it.
+#[derive(Clone, Debug)]
+pub struct PluginServer {
+    name: String,
+    plugin: String,
+    /// Name of the socket in the prefix.
+    socket: String,
+    /// Command without the prefix, which is put in for `{prefix}`.
+    start: Option<String>,
+    query: String,
+    environment: String,
+    /// The process begins when this file is there.
+    held_until: Option<std::path::PathBuf>,
+}
+
+/// A trial plugin, named `trial-go`, `trial-py` or `trial-js`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trial {
+    Go,
+    Python,
+    JavaScript,
+}
+
+impl From<Language> for PluginServer {
+    fn from(language: Language) -> Self {
+        match language {
+            Language::Go => go("go", "tenant"),
+            Language::Python => python("python", "stamp", "examples/python/stamp.py"),
+            Language::JavaScript => node("javascript", "quota-label", "examples/node/javascript"),
+            Language::TypeScript => {
+                let mut server = node("typescript", "content-digest", "examples/node/typescript");
+                server.environment = "TS_NODE_PROJECT=examples/node/tsconfig.json".into();
+                server
+            }
+        }
+    }
+}
+
+impl From<Trial> for PluginServer {
+    fn from(trial: Trial) -> Self {
+        match trial {
+            Trial::Go => go("trial-go", "trial-go"),
+            Trial::Python => python("trial-py", "trial-py", "e2e/plugins/python/trial.py"),
+            Trial::JavaScript => node("trial-js", "trial-js", "e2e/plugins/node"),
+        }
+    }
+}
+
+impl Trial {
+    /// The name of the plugin.
+    pub fn plugin(self) -> &'static str {
+        match self {
+            Self::Go => "trial-go",
+            Self::Python => "trial-py",
+            Self::JavaScript => "trial-js",
+        }
+    }
+
+    /// The server with this priority of its plugin.
+    pub fn priority(self, priority: i32) -> PluginServer {
+        let mut server = PluginServer::from(self);
+        server.environment = format!("TRIAL_PRIORITY={priority}");
+        server
+    }
+
+    /// The server that does not begin before `file` exists.
+    pub fn held_until(self, file: &Path) -> PluginServer {
+        let mut server = PluginServer::from(self);
+        server.held_until = Some(file.to_owned());
+        server
+    }
+}
+
+impl PluginServer {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn plugin(&self) -> &str {
+        &self.plugin
+    }
+
+    pub(crate) fn socket(&self) -> &str {
+        &self.socket
+    }
+
+    /// Whether its process begins by itself.
+    pub(crate) fn starts_at_once(&self) -> bool {
+        self.held_until.is_none()
+    }
+
+    /// Its lines of `kong.conf`.
+    pub(crate) fn properties(&self, prefix: &Path) -> Vec<String> {
+        let key = format!("pluginserver_{}", self.name.replace('-', "_"));
+        let prefix_text = prefix.display().to_string();
+        let environment = format!("env {}", self.environment);
+        let mut lines = vec![
+            format!("{key}_socket = {}/{}", prefix.display(), self.socket),
+            format!("{key}_query_cmd = {environment} {}", self.query),
+        ];
+        if let Some(start) = &self.start {
+            let command = format!("{environment} {}", start.replace("{prefix}", &prefix_text));
+            let command = match &self.held_until {
+                None => command,
+                Some(file) => {
+                    let script = prefix.join(format!("start-{}.sh", self.name));
+                    let text = format!("until [ -e '{}' ]; do sleep 0.05; done\nexec {command}\n", file.display());
+                    std::fs::write(&script, text).unwrap();
+                    format!("sh {}", script.display())
+                }
+            };
+            lines.push(format!("{key}_start_cmd = {command}"));
+        }
+        lines
+    }
+}
+
+fn go(name: &str, plugin: &str) -> PluginServer {
+    let executable = existing(&format!(".tools/bin/{plugin}"));
+    PluginServer {
+        name: name.into(),
+        plugin: plugin.into(),
+        socket: format!("{plugin}.socket"),
+        start: Some(format!("{executable} -kong-prefix {{prefix}}")),
+        query: format!("{executable} -dump"),
+        environment: String::new(),
+        held_until: None,
+    }
+}
+
+fn python(name: &str, plugin: &str, script: &str) -> PluginServer {
+    let command = format!("{} {}", existing(".tools/venv/bin/python"), existing(script));
+    PluginServer {
+        name: name.into(),
+        plugin: plugin.into(),
+        socket: format!("{name}.sock"),
+        start: Some(format!("{command} --kong-prefix {{prefix}} --socket-name {name}.sock --no-lua-style")),
+        query: format!("{command} --dump"),
+        environment: "PYTHONWARNINGS=ignore".into(),
+        held_until: None,
+    }
+}
+
+fn node(name: &str, plugin: &str, directory: &str) -> PluginServer {
+    let server = existing("examples/node/node_modules/kong-pdk/bin/kong-js-pluginserver");
+    let command = format!("node {server} --plugins-directory {}", existing(directory));
+    PluginServer {
+        name: name.into(),
+        plugin: plugin.into(),
+        socket: format!("{name}.sock"),
+        start: Some(format!("{command} --kong-prefix {{prefix}} --sock-name {name}.sock")),
+        query: format!("{command} --dump-all-plugins"),
+        environment: String::new(),
+        held_until: None,
+    }
+}
+
+/// The absolute path of a file of the project.
+fn existing(path: &str) -> String {
+    let path = root().join(path);
+    assert!(path.exists(), "{} is missing: run scripts/setup test", path.display());
+    path.display().to_string()
+}

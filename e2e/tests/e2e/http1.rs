@@ -1,0 +1,200 @@
+//! HTTP/1.1 as clients speak it.
+
+use silverback_e2e::{Gate, Gateway, Step, Upstream};
+
+#[tokio::test]
+async fn a_connection_serves_many_requests_and_so_does_the_one_to_the_upstream() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().conf("nginx_worker_processes = 1").config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect().await;
+    for number in 0..50 {
+        let path = format!("/{number}");
+        assert_eq!(connection.get(&path, &[]).await.json()["target"], path);
+    }
+    assert_eq!(upstream.connections(), 1);
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect().await;
+    let requests: String =
+        (0..5).map(|n| format!("POST /{n} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n{n}")).collect();
+    connection.send(requests).await;
+    for number in 0..5 {
+        let answer = connection.response().await;
+        assert_eq!(answer.json()["target"], format!("/{number}"));
+        assert_eq!(answer.json()["body"], number.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_request_may_come_byte_by_byte() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect().await;
+    for byte in b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello" {
+        connection.send([*byte]).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(connection.response().await.json()["body"], "hello");
+}
+
+#[tokio::test]
+async fn connection_close_is_honoured() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect().await;
+    let answer = connection.get("/", &["Connection: close"]).await;
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert_eq!(connection.closed().await, b"");
+}
+
+#[tokio::test]
+async fn http_1_0_clients_get_an_answer_that_ends_with_the_connection() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect().await;
+    connection.send("GET /old HTTP/1.0\r\nHost: a\r\n\r\n").await;
+    let answer = connection.response().await;
+    assert_eq!(answer.json()["target"], "/old");
+    assert_eq!(connection.closed().await, b"");
+}
+
+#[tokio::test]
+async fn head_gets_the_headers_without_the_body() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect().await;
+    let answer = connection.request("HEAD", "/", &[], b"").await;
+    assert_eq!((answer.status, answer.header("x-origin")), (200, Some("echo")));
+    assert!(answer.header("content-length").is_some_and(|length| length != "0"), "{answer:?}");
+    assert_eq!(connection.get("/next", &[]).await.json()["target"], "/next", "nothing of a body was left behind");
+}
+
+#[tokio::test]
+async fn statuses_without_a_body_have_none() {
+    for status in ["204 No Content", "304 Not Modified"] {
+        let upstream = Upstream::sending(format!("HTTP/1.1 {status}\r\nX-Kept: 1\r\n\r\n")).await;
+        let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+        let mut connection = gateway.connect().await;
+        for _ in 0..2 {
+            let answer = connection.get("/", &[]).await;
+            assert_eq!(answer.status.to_string(), status[..3]);
+            assert_eq!((answer.header("x-kept"), answer.header("transfer-encoding")), (Some("1"), None));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_expects_100_continue_gets_it() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect().await;
+    connection.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n").await;
+    assert_eq!(connection.response_head().await.status, 100);
+    connection.send("hello").await;
+    assert_eq!(connection.response().await.json()["body"], "hello");
+    assert_eq!(connection.get("/next", &[]).await.status, 200);
+}
+
+#[tokio::test]
+async fn trailers_of_the_upstream_do_not_disturb_the_answer() {
+    let upstream = Upstream::sending(
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-T\r\n\r\n2\r\nok\r\n0\r\nX-T: 1\r\n\r\n",
+    )
+    .await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect().await;
+    for _ in 0..2 {
+        let answer = connection.get("/", &["TE: trailers"]).await;
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
+    }
+}
+
+#[tokio::test]
+async fn trailers_of_a_request_do_not_become_another_request() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect().await;
+    connection
+        .send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX-T: 1\r\n\r\n")
+        .await;
+    assert_eq!(connection.response().await.json()["body"], "hello");
+    assert_eq!(connection.get("/next", &[]).await.json()["target"], "/next");
+    assert_eq!(upstream.requests().len(), 2);
+}
+
+#[tokio::test]
+async fn header_names_keep_their_case_both_ways() {
+    let upstream = Upstream::sending("HTTP/1.1 200 OK\r\nx-LoWeR-UpPeR: 1\r\nContent-Length: 0\r\n\r\n").await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let answer = gateway.get_with("/", &["x-MiXeD: 1"]).await;
+    assert!(answer.headers.iter().any(|(name, _)| name == "x-LoWeR-UpPeR"), "{answer:?}");
+    let request = upstream.request();
+    assert!(request.headers.iter().any(|(name, _)| name == "x-MiXeD"), "{request:?}");
+}
+
+#[tokio::test]
+async fn hop_by_hop_headers_stay_on_their_hop() {
+    let upstream = Upstream::sending(
+        "HTTP/1.1 200 OK\r\nConnection: X-Private\r\nX-Private: 1\r\nKeep-Alive: timeout=5\r\nContent-Length: 0\r\n\r\n",
+    )
+    .await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let answer =
+        gateway.get_with("/", &["Connection: keep-alive, X-Mine", "X-Mine: 1", "Keep-Alive: 1", "TE: trailers"]).await;
+    let request = upstream.request();
+    assert_eq!((request.header("x-mine"), request.header("keep-alive")), (None, None), "{request:?}");
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn two_set_cookie_headers_stay_two() {
+    let upstream =
+        Upstream::sending("HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 0\r\n\r\n").await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    assert_eq!(gateway.get("/").await.all("set-cookie"), ["a=1", "b=2"]);
+}
+
+#[tokio::test]
+async fn an_answer_arrives_as_it_is_made() {
+    let gate = Gate::closed();
+    let upstream = Upstream::scripted({
+        let gate = gate.clone();
+        move |_| {
+            vec![
+                Step::send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"),
+                Step::send("9\r\ndata: 1\n\n\r\n"),
+                Step::Wait(gate.clone()),
+                Step::send("9\r\ndata: 2\n\n\r\n0\r\n\r\n"),
+            ]
+        }
+    })
+    .await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect().await;
+    connection.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(connection.response_head().await.status, 200);
+    let mut come = String::new();
+    while !come.contains("data: 1") {
+        come += &String::from_utf8_lossy(&connection.read_some().await);
+    }
+    gate.open();
+    while !come.ends_with("0\r\n\r\n") {
+        come += &String::from_utf8_lossy(&connection.read_some().await);
+    }
+    assert!(come.contains("data: 2"));
+}
+
+#[tokio::test]
+async fn tls_clients_are_served_too() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect_tls("example.test").await;
+    let answer = connection.get("/secret", &[]).await;
+    assert_eq!(answer.json()["target"], "/secret");
+    assert_eq!(answer.echoed("x-forwarded-proto"), ["https"]);
+    assert_eq!(connection.get("/again", &[]).await.status, 200);
+}

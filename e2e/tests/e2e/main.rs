@@ -1,0 +1,20 @@
+//! The gateway as its users see it. Each test's name is a sentence about it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+
+mod admin;
+mod auth;
+mod balancing;
+mod bodies;
+mod cli;
+mod errors;
+mod forwarding;
+mod http1;
+mod http2;
+mod lifecycle;
+mod logs;
+mod plugin_failures;
+mod plugins;
+mod routing;
+mod sanitiser;
+mod websocket;
