@@ -32,6 +32,8 @@ pub struct Connection {
 #[derive(Clone, Debug, Default)]
 pub struct Response {
     pub status: u16,
+    /// `HTTP/1.1` or `HTTP/1.0`.
+    pub version: String,
     /// In order, names as they came.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
@@ -140,7 +142,9 @@ impl Connection {
                 response.body = self.take(length).await?;
             }
             ([], []) => {
-                if !response.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close")) {
+                if response.version == "HTTP/1.1"
+                    && !response.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"))
+                {
                     return Err(format!("an answer without a length on a connection that stays: {response:?}"));
                 }
                 while self.fill().await? > 0 {}
@@ -156,9 +160,11 @@ impl Connection {
         let mut response = Response {
             status: line
                 .strip_prefix("HTTP/1.1 ")
+                .or_else(|| line.strip_prefix("HTTP/1.0 "))
                 .and_then(|rest| rest.get(..3))
                 .and_then(|digits| digits.parse().ok())
                 .ok_or_else(|| format!("not a status line: {line:?}"))?,
+            version: line.chars().take(8).collect(),
             ..Response::default()
         };
         response.headers = self.fields().await?;

@@ -39,6 +39,7 @@ pub struct Running {
     directory: TempDir,
     proxy: SocketAddr,
     tls: SocketAddr,
+    clear_http2: SocketAddr,
     admin: SocketAddr,
     status: SocketAddr,
     child: Option<Child>,
@@ -103,10 +104,10 @@ impl Gateway {
 
     /// Starts it and waits until it accepts connections and its plugin servers theirs, except for those that are held.
     pub async fn start(self) -> Running {
-        let ports = [free_port(), free_port(), free_port(), free_port()];
-        let [proxy, tls, admin, status] = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let conf = self.write_files([proxy, tls, admin, status]);
-        let mut running = Running { directory: self.directory, proxy, tls, admin, status, child: None };
+        let ports = [free_port(), free_port(), free_port(), free_port(), free_port()];
+        let [proxy, tls, clear_http2, admin, status] = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let conf = self.write_files([proxy, tls, clear_http2, admin, status]);
+        let mut running = Running { directory: self.directory, proxy, tls, clear_http2, admin, status, child: None };
         if self.daemon {
             let environment: Vec<_> = self.environment.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
             let ended = run_silverback(&["start", "-c", conf.to_str().unwrap()], &environment).await;
@@ -122,7 +123,7 @@ impl Gateway {
                 .unwrap();
             running.child = Some(child);
         }
-        for address in [proxy, tls, admin, status] {
+        for address in [proxy, tls, clear_http2, admin, status] {
             eventually_async("the gateway listens", || async {
                 if let Some(ended) = running.child.as_ref().and_then(|child| ended(child.id())) {
                     panic!("the gateway ended: {ended}");
@@ -142,7 +143,7 @@ impl Gateway {
     }
 
     /// Writes `kong.conf` and `kong.json`, and returns the path of the former.
-    fn write_files(&self, [proxy, tls, admin, status]: [SocketAddr; 4]) -> PathBuf {
+    fn write_files(&self, [proxy, tls, clear_http2, admin, status]: [SocketAddr; 5]) -> PathBuf {
         let prefix = self.directory.path();
         let daemon = if self.daemon { "on" } else { "off" };
         let names: Vec<_> = self.servers.iter().map(PluginServer::name).collect();
@@ -154,7 +155,7 @@ impl Gateway {
             "database = off".into(),
             "log_level = info".into(),
             format!("declarative_config = {}", prefix.join("kong.json").display()),
-            format!("proxy_listen = {proxy} http2 reuseport, {tls} ssl http2 reuseport"),
+            format!("proxy_listen = {proxy} reuseport, {tls} ssl http2 reuseport, {clear_http2} http2 reuseport"),
             format!("admin_listen = {admin}"),
             format!("status_listen = {status}"),
             format!("plugins = {}", [&["bundled"], plugins.as_slice()].concat().join(",") + &self.more_plugins),
@@ -184,6 +185,11 @@ impl Running {
         self.tls
     }
 
+    /// The address of `proxy_listen` with HTTP/2 and without TLS.
+    pub fn clear_http2(&self) -> SocketAddr {
+        self.clear_http2
+    }
+
     /// A new connection to the proxy.
     pub async fn connect(&self) -> Connection {
         Connection::open(self.proxy).await
@@ -196,7 +202,7 @@ impl Running {
 
     /// HTTP/2 on a new connection, by prior knowledge.
     pub async fn http2(&self) -> Http2 {
-        Http2::open(self.proxy).await
+        Http2::open(self.clear_http2).await
     }
 
     /// HTTP/2 on a new TLS connection, agreed on by ALPN.

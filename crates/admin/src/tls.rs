@@ -1,10 +1,12 @@
 //! The certificates of the APIs' `ssl` listeners.
 
 use std::{
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rustls::{
     ServerConfig,
     crypto::ring::{default_provider, sign::any_supported_type},
@@ -20,12 +22,16 @@ use crate::Api;
 /// A certificate that cannot be used.
 #[derive(Debug, Error)]
 pub enum TlsError {
-    #[error("cannot read {path}: {source}")]
-    Pem { path: PathBuf, source: pem::Error },
-    #[error("{path} has no certificate")]
-    NoCertificate { path: PathBuf },
-    #[error("the key of {path} cannot be used: {source}")]
-    Key { path: PathBuf, source: rustls::Error },
+    #[error("cannot read {}: {source}", .path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("a certificate or key is neither a file, nor PEM text, nor base64 of it")]
+    Base64,
+    #[error("{place} is not PEM: {source}")]
+    Pem { place: String, source: pem::Error },
+    #[error("{place} has no certificate")]
+    NoCertificate { place: String },
+    #[error("the key in {place} cannot be used: {source}")]
+    Key { place: String, source: rustls::Error },
     #[error("{0}")]
     Config(#[from] rustls::Error),
     #[error("{certificates} certificates but {keys} keys are given; they belong together in pairs")]
@@ -49,15 +55,16 @@ pub(crate) fn server_config(api: Api, settings: &Settings, http2: bool) -> Resul
     Ok(Arc::new(config))
 }
 
-fn certificate_files(api: Api, settings: &Settings) -> Result<Vec<(PathBuf, PathBuf)>, TlsError> {
+/// Certificates and their keys, as configured: paths, PEM text, or base64 of PEM text.
+fn certificate_files(api: Api, settings: &Settings) -> Result<Vec<(String, String)>, TlsError> {
     let name = match api {
         Api::Admin => "admin",
         Api::Status => "status",
     };
-    let files = |property: &str| -> Vec<PathBuf> {
+    let files = |property: &str| -> Vec<String> {
         let property = format!("{name}_{property}");
         let value = settings.raw.iter().rev().find(|(name, _)| *name == property).map_or("", |(_, value)| value);
-        value.split(',').map(str::trim).filter(|path| !path.is_empty()).map(PathBuf::from).collect()
+        value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
     };
     let (certificates, keys) = (files("ssl_cert"), files("ssl_cert_key"));
     if certificates.len() != keys.len() {
@@ -70,24 +77,45 @@ fn certificate_files(api: Api, settings: &Settings) -> Result<Vec<(PathBuf, Path
     Ok(["-ecdsa", ""]
         .map(|kind| {
             let stem = format!("{name}-kong-default{kind}");
-            (ssl.join(format!("{stem}.crt")), ssl.join(format!("{stem}.key")))
+            let path = |ending: &str| ssl.join(format!("{stem}.{ending}")).display().to_string();
+            (path("crt"), path("key"))
         })
         .to_vec())
 }
 
-fn certified_key(certificate: &Path, key: &Path) -> Result<CertifiedKey, TlsError> {
-    let unreadable = |path: &Path| {
-        let path = path.to_path_buf();
-        move |source| TlsError::Pem { path, source }
+fn certified_key(certificate: &str, key: &str) -> Result<CertifiedKey, TlsError> {
+    let invalid = |material: &str| {
+        let place = shown(material);
+        move |source| TlsError::Pem { place, source }
     };
-    let chain: Vec<_> =
-        CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect).map_err(unreadable(certificate))?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem_text(certificate)?)
+        .collect::<Result<_, _>>()
+        .map_err(invalid(certificate))?;
     if chain.is_empty() {
-        return Err(TlsError::NoCertificate { path: certificate.to_path_buf() });
+        return Err(TlsError::NoCertificate { place: shown(certificate) });
     }
-    let private = PrivateKeyDer::from_pem_file(key).map_err(unreadable(key))?;
-    let signer = any_supported_type(&private).map_err(|source| TlsError::Key { path: key.to_path_buf(), source })?;
+    let private = PrivateKeyDer::from_pem_slice(&pem_text(key)?).map_err(invalid(key))?;
+    let signer = any_supported_type(&private).map_err(|source| TlsError::Key { place: shown(key), source })?;
     Ok(CertifiedKey::new(chain, signer))
+}
+
+fn pem_text(material: &str) -> Result<Vec<u8>, TlsError> {
+    if material.contains("-----BEGIN") {
+        return Ok(material.as_bytes().to_vec());
+    }
+    fs::read(material).or_else(|source| {
+        // A path cannot be mistaken for it: base64 of PEM begins with that of `-----BEGIN`.
+        if material.starts_with("LS0tLS1CRUdJTi") {
+            BASE64_STANDARD.decode(material).map_err(|_| TlsError::Base64)
+        } else {
+            Err(TlsError::Unreadable { path: PathBuf::from(material), source })
+        }
+    })
+}
+
+/// What messages call a certificate or key; never its text.
+fn shown(material: &str) -> String {
+    if Path::new(material).exists() { material.to_owned() } else { "the given text".to_owned() }
 }
 
 /// Serves the first certificate whose key the client can verify.

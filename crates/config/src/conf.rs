@@ -1,17 +1,24 @@
-//! From `kong.conf` and `KONG_*` to [`Settings`], in two stages: [`raw`] holds what was typed and where, [`resolve`]
+//! From `kong.conf` and `KONG_*` to [`Settings`], in two stages: [`raw`] holds what was typed and where, `resolve`
 //! gives it types, defaults and meaning, and gathers everything that is wrong.
 
+mod clients;
 mod directives;
 mod environment_file;
+mod http;
 mod listen;
 mod log_format;
+mod names;
 mod plugin_servers;
 pub mod properties;
 pub mod raw;
+mod reader;
 mod resolve;
 mod tls;
 mod units;
 mod vault;
+
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -92,14 +99,14 @@ pub fn load(file: Option<&Path>, env: &BTreeMap<String, String>) -> Result<Loade
         }
         None => String::new(),
     };
-    load_text(path, &text, env)
+    load_text(path.as_deref(), &text, env)
 }
 
 /// As [`load`], from text that has been read already; `path` is named in messages.
 ///
 /// # Errors
 /// Values that are wrong, all of which are listed.
-pub fn load_text(path: Option<PathBuf>, text: &str, env: &BTreeMap<String, String>) -> Result<Loaded, LoadError> {
+pub fn load_text(path: Option<&Path>, text: &str, env: &BTreeMap<String, String>) -> Result<Loaded, LoadError> {
     let mut raw = raw::RawConf::parse(text);
     raw.overlay(env);
     resolve::resolve(path, raw, env)

@@ -1,9 +1,10 @@
 //! Declarative configuration: a YAML or JSON file becomes a validated [`Snapshot`].
 //!
 //! The steps, each of which reports everything it finds: the text is read; paths of formats before 3.0 are migrated;
-//! every entity, nested or flat, is checked against its schema and gets its id ([`walk`]); references are resolved and
-//! uniqueness is checked ([`link`]); the entities get their types ([`build`]).
+//! every entity, nested or flat, is checked against its schema and gets its id (`walk`); references are resolved and
+//! uniqueness is checked (`link`); the entities get their types (`build`).
 
+mod advice;
 mod build;
 mod certificates;
 mod hosts;
@@ -16,6 +17,11 @@ mod url;
 mod validators;
 mod walk;
 mod yaml;
+
+#[cfg(test)]
+mod tests;
+
+pub use advice::advice;
 
 use std::{fmt, path::Path};
 

@@ -12,6 +12,9 @@ mod process;
 mod rules;
 mod validator;
 
+#[cfg(test)]
+mod tests;
+
 pub use checks::EntityCheck;
 pub use errors::{ErrorTree, FieldError};
 pub use pattern::Pattern;

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::LazyLock};
 use silverback_model::Phase;
 use silverback_protocol::{Call, Value};
 
-use crate::{Caller, Exchange, Outcome, functions, lua};
+use crate::{Caller, Exchange, Outcome, exchange::Subsystem, functions, lua};
 
 /// One function of the PDK.
 pub(crate) struct Function {
@@ -102,6 +102,8 @@ impl KongPhases {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PhaseRule {
     Any,
+    /// Everywhere but before the TLS handshake is done, where nginx has no variables.
+    AfterHandshake,
     Only(KongPhases),
 }
 
@@ -109,7 +111,10 @@ impl PhaseRule {
     /// Kong's error for a call in the wrong phase.
     pub(crate) fn check(self, phase: Phase) -> Result<(), String> {
         match self {
-            Self::Any => Ok(()),
+            Self::AfterHandshake if phase == Phase::Certificate => {
+                Err("API disabled in the context of ssl_certificate_by_lua*".to_owned())
+            }
+            Self::Any | Self::AfterHandshake => Ok(()),
             Self::Only(phases) if phases.contains(KongPhases::of(phase)) => Ok(()),
             Self::Only(phases) => {
                 Err(format!("function cannot be called in {} phase (only in: {})", phase.name(), phases.names()))
@@ -136,11 +141,24 @@ pub fn call(exchange: &mut Exchange, caller: &Caller, call: &Call) -> Outcome {
         None => TABLE.get(canonical(&call.method).as_str()).copied(),
     };
     let Some(function) = function else { return unknown(&call.method) };
+    match exchange.subsystem {
+        Subsystem::Http if function.name == "kong.service.request.disable_tls" => return Outcome::Unknown,
+        Subsystem::Stream if function.name.starts_with("kong.client.tls.") => return Outcome::Unknown,
+        Subsystem::Stream if needs_http(function.name) => {
+            return Outcome::Raise(format!("{} is not available in streams", function.name));
+        }
+        Subsystem::Http | Subsystem::Stream => {}
+    }
     if let Err(error) = function.phases.check(exchange.phase) {
         return Outcome::Raise(error);
     }
     let args = call.args.get(..lua::argument_count(&call.args)).unwrap_or_default();
     (function.run)(exchange, caller, args)
+}
+
+/// Whether a function reads what only an HTTP request has.
+fn needs_http(name: &str) -> bool {
+    name.strip_prefix("kong.request.").is_some_and(|name| !matches!(name, "get_port" | "get_start_time"))
 }
 
 fn canonical(name: &str) -> String {

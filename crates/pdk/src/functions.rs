@@ -93,3 +93,6 @@ fn integer(args: &[Value], index: usize, name: &str, low: i64, high: i64) -> Res
 fn raising(result: Result<crate::Outcome, String>) -> crate::Outcome {
     result.unwrap_or_else(crate::Outcome::Raise)
 }
+
+#[cfg(test)]
+mod tests;

@@ -168,6 +168,24 @@ mod tests {
         assert!(encode(&Value::Float(f64::NAN), 14, EmptyList::Object).is_err());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_written_is_read(texts in proptest::collection::vec(".{0,16}", 0..5), n in -1_000_000_i64..1_000_000) {
+            let mut items: Vec<Value> = texts.iter().map(|text| text.as_str().into()).collect();
+            items.push(n.into());
+            let list = Value::List(items);
+            let text = encode(&list, 14, EmptyList::Array).unwrap();
+            proptest::prop_assert_eq!(decode(&text), Some(list));
+        }
+
+        #[test]
+        fn any_number_is_written_as_one(n in proptest::num::f64::NORMAL) {
+            let text = encode(&Value::Float(n), 16, EmptyList::Array).unwrap();
+            let read: f64 = std::str::from_utf8(&text).unwrap().parse().unwrap();
+            proptest::prop_assert!(((read - n) / n).abs() < 1e-15);
+        }
+    }
+
     #[test]
     fn reads_numbers_as_lua_does() {
         assert_eq!(

@@ -131,10 +131,11 @@ fn parse_hex(digits: &str) -> Option<f64> {
 /// How many of the arguments a function gets. Kong keeps them in a Lua table and unpacks it up to its length; with
 /// nil inside, the length is what LuaJIT's growing of tables makes of it.
 ///
-/// Simulates a table that is filled from 1 on: `(present, slots)` is whether an argument is non-nil, and the size of
-/// the array part (slot 0 included) after each step.
+/// Simulates a table that is filled from 1 on: `slots` is the size of its array part (slot 0 included). No function has
+/// so many arguments that a long list would be worth the effort.
 pub(crate) fn argument_count(args: &[Value]) -> usize {
-    if !args.iter().any(Value::is_nil) {
+    const WORTH_THE_EFFORT: usize = 64;
+    if args.len() > WORTH_THE_EFFORT || !args.iter().any(Value::is_nil) {
         return args.len();
     }
     let present = |key: usize| key >= 1 && args.get(key - 1).is_some_and(|value| !value.is_nil());

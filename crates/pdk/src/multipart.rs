@@ -37,9 +37,8 @@ fn boundary(content_type: &[u8]) -> Option<Vec<u8>> {
 fn split(body: &[u8], boundary: &[u8]) -> Vec<(String, Bytes)> {
     let delimiter = [b"--", boundary].concat();
     let mut parts = Vec::new();
-    let mut lines = Lines { rest: body };
     let mut current: Option<Part> = None;
-    while let Some(line) = lines.next() {
+    for line in (Lines { rest: body }) {
         let trimmed = trim_end_of_line(line);
         let closing = trimmed.strip_prefix(delimiter.as_slice()).map(|tail| tail.trim_ascii_end());
         match closing {
@@ -214,6 +213,17 @@ mod tests {
              name=\"b\"\r\n\r\ntrue\r\n--BB--\r\n"
         );
         assert!(encode(&[("a".to_owned(), Value::List(vec![]))], b"BB").is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_written_is_read(parts in proptest::collection::btree_map("[a-z]{1,6}", "[ -~\r\n]{0,20}", 0..5)) {
+            let entries: Vec<_> = parts.iter().map(|(name, text)| (name.clone(), text.as_str().into())).collect();
+            let boundary = boundary_for(&entries, b"multipart/form-data", "seed");
+            let body = encode(&entries, &boundary).unwrap();
+            let content_type = [b"multipart/form-data; boundary=", boundary.as_slice()].concat();
+            proptest::prop_assert_eq!(decode(&body, &content_type), Value::Map(entries));
+        }
     }
 
     #[test]

@@ -202,6 +202,29 @@ mod tests {
         assert!(encode_sorted(&list(&["a"])).is_err());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(args in proptest::collection::btree_map("[^\\x00]{1,8}", ".{0,12}", 0..6)) {
+            let table = Value::Map(args.iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect());
+            let query = encode_sorted(&table).unwrap();
+            let Value::Map(decoded) = decode(query.as_bytes(), 0) else { unreachable!() };
+            let decoded: std::collections::BTreeMap<_, _> = decoded.into_iter().collect();
+            proptest::prop_assert_eq!(decoded.len(), args.len());
+            for (name, value) in &args {
+                proptest::prop_assert_eq!(decoded.get(name), Some(&Value::from(value.as_str())));
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_a_query(text in proptest::collection::vec(proptest::num::u8::ANY, 0..64), max in 0..5_usize) {
+            let Value::Map(args) = decode(&text, max) else { unreachable!() };
+            proptest::prop_assert!(max == 0 || args.len() <= max);
+            let query = sanitise(&text);
+            proptest::prop_assert!(!query.bytes().any(|byte| byte <= b' '));
+            remove(&query, b"a");
+        }
+    }
+
     #[test]
     fn removes() {
         assert_eq!(remove("a=1&b=x%20y&c&a=2", b"a"), "b=x+y&c=");

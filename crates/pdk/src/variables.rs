@@ -65,7 +65,7 @@ fn by_prefix<'a>(exchange: &'a Exchange, name: &str) -> Option<Option<Cow<'a, [u
 fn raw_argument<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
     query.split('&').find_map(|pair| {
         let (key, value) = pair.split_once('=')?;
-        key.eq_ignore_ascii_case(name).then(|| Cow::Borrowed(value.as_bytes()))
+        key.eq_ignore_ascii_case(name).then_some(Cow::Borrowed(value.as_bytes()))
     })
 }
 

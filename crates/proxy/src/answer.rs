@@ -55,6 +55,7 @@ pub(crate) async fn read_whole(
 /// there can be one only.
 pub(crate) fn take_upstream_head(flight: &mut Flight, status: StatusCode, mut headers: HeaderMap) {
     remove_hop_by_hop(&mut headers, flight);
+    flight.encoded = headers.contains_key(header::CONTENT_ENCODING);
     let response = &mut flight.exchange.response;
     response.status = Some(status.as_u16());
     response.source = Some(Source::Service);
@@ -62,7 +63,10 @@ pub(crate) fn take_upstream_head(flight: &mut Flight, status: StatusCode, mut he
         response.headers = headers;
         return;
     }
-    for name in [header::CONTENT_TYPE, header::CONTENT_LENGTH, header::LOCATION, header::LAST_MODIFIED] {
+    if response.headers.contains_key(header::CONTENT_LENGTH) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    for name in [header::CONTENT_TYPE, header::LOCATION, header::LAST_MODIFIED] {
         if headers.contains_key(&name) {
             response.headers.remove(&name);
         }
@@ -107,6 +111,7 @@ pub(crate) fn from_upstream(mut flight: Flight, upstreamed: Upstreamed) -> Respo
         flight.exchange.service_response =
             Some(ServiceResponse { status: head.status.as_u16(), headers: head.headers.clone(), body: None });
     }
+    let declared = content_length(&flight.exchange.response.headers);
     take_upstream_head(&mut flight, head.status, head.headers);
     let mut answer = finish_head(&mut flight, head.status.as_u16());
     if let Some(reason) = head.extensions.get::<ReasonPhrase>() {
@@ -114,7 +119,7 @@ pub(crate) fn from_upstream(mut flight: Flight, upstreamed: Upstreamed) -> Respo
     }
     spell(&mut answer, head.extensions);
     let body = UpstreamResponseBody::new(incoming, lease, read_timeout);
-    answer.map(|()| ClientBody::upstream(body, Finish::new(flight)))
+    answer.map(|()| ClientBody::upstream(body, declared, Finish::new(flight)))
 }
 
 /// Names are written as the upstream wrote them.
@@ -158,22 +163,37 @@ pub(crate) fn switching(mut flight: Flight, upstreamed: Upstreamed, client: OnUp
 
 /// The gateway's own answer: an exit, an error page, or a buffered answer after its response phase.
 pub(crate) fn from_gateway(mut flight: Flight) -> Response<ClientBody> {
-    let (status, body) = gateway_content(&mut flight);
+    let buffered = flight.exchange.exit.is_none();
+    let (status, mut body) = gateway_content(&mut flight);
     let mut head = finish_head(&mut flight, status);
     let headers = head.headers_mut();
     headers.entry(header::DATE).or_insert_with(date);
+    let declared = content_length(headers);
+    let is_head = flight.exchange.request.method == Method::HEAD;
     let bodiless = matches!(status, 204 | 304) || status < 200;
+    let chunked = buffered && declared.is_none() && !is_head;
     if bodiless {
         headers.remove(header::CONTENT_LENGTH);
-    } else {
+    } else if !(chunked || (buffered && is_head)) {
+        // A plugin that declares less than there is gets no more than that sent.
+        if let Some(declared) = declared.and_then(|length| usize::try_from(length).ok()).filter(|_| !is_head) {
+            body.truncate(declared);
+        }
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
-    if flight.worker.is_draining() && !flight.connection.http2 {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    let empty = bodiless || flight.exchange.request.method == Method::HEAD || body.is_empty();
+    let empty = bodiless || is_head || body.is_empty();
     let finish = Finish::new(flight);
-    head.map(|()| if empty { ClientBody::empty(finish) } else { ClientBody::whole(body, finish) })
+    head.map(|()| match (empty, chunked) {
+        (true, false) => ClientBody::empty(finish),
+        (_, true) if !bodiless => ClientBody::chunked(body, finish),
+        (true, _) => ClientBody::empty(finish),
+        (false, _) => ClientBody::whole(body, finish),
+    })
+}
+
+/// What the headers say of the body's length.
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Status and body of what the gateway answers itself; the headers are in the exchange then.
@@ -186,6 +206,8 @@ fn gateway_content(flight: &mut Flight) -> (u16, Bytes) {
     };
     let response = &mut flight.exchange.response.headers;
     response.remove(header::TRANSFER_ENCODING);
+    // What was said of another body.
+    response.remove(header::CONTENT_LENGTH);
     for name in headers.keys() {
         response.remove(name);
     }
@@ -196,7 +218,7 @@ fn gateway_content(flight: &mut Flight) -> (u16, Bytes) {
         ExitBody::Bytes(bytes) => (status, bytes),
         ExitBody::Page(message) => page(flight, status, Some(&message)),
         ExitBody::None if error_page::has_page(status) => page(flight, status, None),
-        ExitBody::None => match builtin_page(status) {
+        ExitBody::None => match builtin_page(status).filter(|_| flight.exchange.phase != Phase::Response) {
             Some(page) => {
                 let headers = &mut flight.exchange.response.headers;
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
@@ -209,6 +231,8 @@ fn gateway_content(flight: &mut Flight) -> (u16, Bytes) {
 
 /// The gateway's error page, as nginx's `error_page` makes it.
 fn page(flight: &mut Flight, status: u16, message: Option<&str>) -> (u16, Bytes) {
+    flight.closes |= matches!(status, 400 | 413 | 414 | 494 | 500 | 501);
+    flight.exchange.response.headers.remove(header::CONTENT_LENGTH);
     let shared = &flight.worker.shared;
     let exit = crate::error::proxy_exit(&flight.exchange, &shared.settings.errors.default_type, status, message);
     for (name, value) in &exit.headers {
@@ -240,7 +264,7 @@ fn builtin_page(status: u16) -> Option<String> {
 /// that log).
 fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
     let now = flight.now();
-    let proxied = flight.proxied;
+    let (proxied, encoded) = (flight.proxied, flight.encoded);
     let settings = &flight.worker.shared.settings;
     let added = settings.headers;
     let exchange = &mut *flight.exchange;
@@ -290,20 +314,47 @@ fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
     {
         headers.insert(X_KONG_REQUEST_ID, id);
     }
+    if !encoded {
+        add_charset(headers, status);
+    }
+    if status == 204 {
+        headers.remove(header::CONTENT_TYPE);
+    }
     exchange.response.sent = true;
     let length: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     exchange.response.bytes_sent = length as u64 + 19;
     let keeps_head = flight.keeps_head();
     let response = &mut flight.exchange.response;
     let headers = if keeps_head { response.headers.clone() } else { std::mem::take(&mut response.headers) };
+    let closes = flight.closes || flight.worker.is_draining();
+    if keeps_head && !response.headers.contains_key(header::CONNECTION) {
+        // What those that log see in nginx, whose request is done with its connection by then.
+        response.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     let mut answer = Response::new(());
     *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     *answer.headers_mut() = headers;
-    if flight.worker.is_draining() && !flight.connection.http2 {
+    if closes && !flight.connection.http2 {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     flight.exchange.phase = if proxied { Phase::Response } else { flight.exchange.phase };
     answer
+}
+
+/// The media types whose text is said to be UTF-8 where nobody says otherwise: Kong's `nginx_http_charset` with nginx's
+/// `charset_types`.
+const CHARSET_TYPES: [&str; 6] =
+    ["text/html", "text/xml", "text/plain", "text/vnd.wap.wml", "application/javascript", "application/rss+xml"];
+
+fn add_charset(headers: &mut HeaderMap, status: u16) {
+    let Some(content_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return };
+    // nginx spares redirects, for the sake of a browser of the nineties.
+    if matches!(status, 301 | 302) || !CHARSET_TYPES.iter().any(|known| known.eq_ignore_ascii_case(content_type)) {
+        return;
+    }
+    if let Ok(value) = HeaderValue::from_str(&format!("{content_type}; charset=UTF-8")) {
+        headers.insert(header::CONTENT_TYPE, value);
+    }
 }
 
 /// The time of an answer that the gateway makes.

@@ -26,7 +26,10 @@ pub(crate) struct ClientBody {
 enum ClientBodyKind {
     Empty,
     Whole(Option<Bytes>),
-    Upstream(UpstreamResponseBody),
+    /// Whole, but its length is not told beforehand.
+    Chunked(Option<Bytes>),
+    /// And how many bytes of it may still go on, where a plugin said so.
+    Upstream(UpstreamResponseBody, Option<u64>),
 }
 
 impl ClientBody {
@@ -43,8 +46,13 @@ impl ClientBody {
         Self { kind: ClientBodyKind::Empty, finish: None }
     }
 
-    pub(crate) fn upstream(body: UpstreamResponseBody, finish: Finish) -> Self {
-        Self { kind: ClientBodyKind::Upstream(body), finish: Some(finish) }
+    pub(crate) fn chunked(bytes: Bytes, finish: Finish) -> Self {
+        Self { kind: ClientBodyKind::Chunked((!bytes.is_empty()).then_some(bytes)), finish: Some(finish) }
+    }
+
+    /// `allowed`: a length that a plugin declared; nothing is sent beyond it.
+    pub(crate) fn upstream(body: UpstreamResponseBody, allowed: Option<u64>, finish: Finish) -> Self {
+        Self { kind: ClientBodyKind::Upstream(body, allowed), finish: Some(finish) }
     }
 }
 
@@ -65,8 +73,18 @@ impl Body for ClientBody {
         let this = &mut *self;
         let polled = match &mut this.kind {
             ClientBodyKind::Empty => Poll::Ready(None),
-            ClientBodyKind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            ClientBodyKind::Upstream(body) => Pin::new(body).poll_frame(cx),
+            ClientBodyKind::Whole(bytes) | ClientBodyKind::Chunked(bytes) => {
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
+            ClientBodyKind::Upstream(_, Some(0)) => Poll::Ready(None),
+            ClientBodyKind::Upstream(body, allowed) => Pin::new(body).poll_frame(cx).map_ok(|frame| match allowed {
+                None => frame,
+                Some(left) => frame.map_data(|mut data| {
+                    data.truncate(usize::try_from(*left).unwrap_or(usize::MAX));
+                    *left -= data.len() as u64;
+                    data
+                }),
+            }),
         };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
@@ -98,7 +116,10 @@ impl Body for ClientBody {
         match &self.kind {
             ClientBodyKind::Empty => true,
             ClientBodyKind::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            ClientBodyKind::Upstream(body) => body.is_end_stream(),
+            // hyper would say that the length is 0.
+            ClientBodyKind::Chunked(_) => false,
+            ClientBodyKind::Upstream(_, Some(0)) => true,
+            ClientBodyKind::Upstream(body, _) => body.is_end_stream(),
         }
     }
 
@@ -106,7 +127,9 @@ impl Body for ClientBody {
         match &self.kind {
             ClientBodyKind::Empty => SizeHint::with_exact(0),
             ClientBodyKind::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            ClientBodyKind::Upstream(body) => body.size_hint(),
+            ClientBodyKind::Chunked(_) => SizeHint::default(),
+            ClientBodyKind::Upstream(_, Some(left)) => SizeHint::with_exact(*left),
+            ClientBodyKind::Upstream(body, None) => body.size_hint(),
         }
     }
 }

@@ -12,7 +12,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use silverback_model::Phase;
 use silverback_pdk::{
     Exchange,
-    exchange::{Exit, ExitBody, Matched, RequestBody, ServiceResponse, Source},
+    exchange::{Exit, ExitBody, HttpVersion, Matched, RequestBody, ServiceResponse, Source},
 };
 use silverback_router::{self as router, Query};
 use tokio::sync::oneshot;
@@ -21,7 +21,7 @@ use crate::{
     answer,
     body::ClientBody,
     connection::Connection,
-    forwarded,
+    forwarded::{self, Forwarded},
     generation::{Generation, RouteEntry},
     plugin_run::Ran,
     plugin_table::Configured,
@@ -48,6 +48,10 @@ pub(crate) struct Flight {
     upgrade: Option<OnUpgrade>,
     /// It was going to an upstream, whatever came of it (Kong's `KONG_PROXIED`).
     pub(crate) proxied: bool,
+    /// The client's connection ends with this answer.
+    pub(crate) closes: bool,
+    /// The upstream's answer has a Content-Encoding.
+    pub(crate) encoded: bool,
 }
 
 /// What a request came to.
@@ -91,7 +95,10 @@ async fn run(
         collected: Vec::new(),
         upgrade,
         proxied: false,
+        closes: false,
+        encoded: false,
     };
+    flight.closes = !flight.keeps_alive();
     let end = flight.decide(generation, &mut tell).await;
     let response = match end {
         End::ClientLeft => return Finish::new(flight).client_left(),
@@ -119,7 +126,7 @@ impl Flight {
         }
         self.exchange.phase = Phase::Access;
         self.exchange.timings.access_start = Some(self.now());
-        let Some(route) = self.route(&generation) else { return End::Gateway };
+        let Some((route, forwarded)) = self.route(&generation) else { return End::Gateway };
         let upstreams = Arc::clone(&generation.upstreams);
         let client_tls = generation.client_tls.clone();
         // From here on only the route's own parts are kept: a long request must not hold a whole configuration.
@@ -140,7 +147,7 @@ impl Flight {
         let buffered = self.upgrade.is_none()
             && (self.exchange.wishes.buffer_response
                 || self.collected.iter().any(|configured| configured.phases.contains(Phase::Response)));
-        let request = forwarded::upstream_request(self, &route);
+        let request = forwarded::upstream_request(self, &forwarded);
         let sent = tokio::select! {
             biased;
             sent = send::send(self, &upstreams, &client_tls, request) => sent,
@@ -168,6 +175,20 @@ impl Flight {
     /// Whether the client asked for a WebSocket.
     pub(crate) fn is_upgrade(&self) -> bool {
         self.upgrade.is_some()
+    }
+
+    /// Whether the client's connection goes on after this answer, as far as the client has a say in it.
+    pub(crate) fn keeps_alive(&self) -> bool {
+        let request = &self.exchange.request;
+        let asks = |token: &[u8]| {
+            let values = request.headers.get_all(header::CONNECTION).iter();
+            values.flat_map(|value| request::list(value.as_bytes())).any(|item| item.eq_ignore_ascii_case(token))
+        };
+        match request.version {
+            HttpVersion::Http10 => asks(b"keep-alive"),
+            HttpVersion::Http11 => !asks(b"close"),
+            HttpVersion::Http2 => true,
+        }
     }
 
     /// Whether anybody looks at the answer's head after it has gone.
@@ -204,7 +225,7 @@ impl Flight {
 
     /// Finds the route, and what the request becomes by it. `None` when there is none, or the request may not use
     /// it as it came: the answer is set then.
-    fn route(&mut self, generation: &Generation) -> Option<Arc<RouteEntry>> {
+    fn route(&mut self, generation: &Generation) -> Option<(Arc<RouteEntry>, Forwarded)> {
         let request = &self.exchange.request;
         let raw_path = request.raw_uri.split('?').next().unwrap_or_default();
         let path = router::normalize_path(raw_path.as_bytes()).into_owned();
@@ -236,17 +257,18 @@ impl Flight {
             captures,
             named_captures,
         });
-        let forwarded_proto = forwarded::proto(&self.exchange);
+        let prefix = self.exchange.matched.as_ref().and_then(|matched| matched.prefix.as_deref());
+        let forwarded = Forwarded::of(&self.exchange, prefix);
         let content_type = self.exchange.request.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-        if let Some(refusal) = router::refusal(&entry.route, &forwarded_proto, content_type, self.connection.http2) {
-            self.refuse_protocol(refusal);
+        if let Some(refusal) = router::refusal(&entry.route, &forwarded.proto, content_type, self.connection.http2) {
+            self.refuse_protocol(refusal, &forwarded);
             return None;
         }
         forwarded::choose_upstream(&mut self.exchange, &entry, upstream_path);
-        Some(entry)
+        Some((entry, forwarded))
     }
 
-    fn refuse_protocol(&mut self, refusal: router::Refusal) {
+    fn refuse_protocol(&mut self, refusal: router::Refusal, forwarded: &Forwarded) {
         let upgrade = |flight: &mut Self, message: &str, to: &'static str| {
             flight.error(426, message);
             if let Some(exit) = &mut flight.exchange.exit {
@@ -262,7 +284,7 @@ impl Flight {
                 self.error(415, "Non-gRPC request matched gRPC route");
             }
             router::Refusal::RedirectToHttps(status) => {
-                let location = format!("https://{}{}", forwarded::host(&self.exchange), self.exchange.request.raw_uri);
+                let location = format!("https://{}{}", forwarded.host, self.exchange.request.raw_uri);
                 let mut headers = HeaderMap::new();
                 if let Ok(location) = HeaderValue::from_str(&location) {
                     headers.insert(header::LOCATION, location);
@@ -310,8 +332,13 @@ impl Flight {
                     format_args!("{why}"),
                     Some(&crate::surroundings::context(&self.exchange)),
                 );
-                // A check that could not run lets nothing through.
-                self.error(500, "An unexpected error occurred");
+                // A check that could not run lets nothing through. Kong catches what fails in access; elsewhere the
+                // page is nginx's.
+                if phase == Phase::Access {
+                    self.error(500, "An unexpected error occurred");
+                } else {
+                    self.fail(500, None);
+                }
                 false
             }
         }
@@ -385,6 +412,9 @@ impl Flight {
         });
         answer::take_upstream_head(self, head.status, head.headers);
         self.exchange.response.body = Some(body);
+        // nginx tells plugins of it as it tells the client.
+        let connection = HeaderValue::from_static(if self.keeps_alive() { "keep-alive" } else { "close" });
+        self.exchange.response.headers.insert(header::CONNECTION, connection);
         self.exchange.phase = Phase::Response;
         for index in 0..self.collected.len() {
             let configured = Arc::clone(&self.collected[index]);
@@ -392,11 +422,12 @@ impl Flight {
                 break;
             }
         }
+        self.exchange.response.headers.remove(header::CONNECTION);
         End::Gateway
     }
 
     /// An error of the router or of a plugin: its page takes its format from Accept only (`kong.response.error`).
-    pub(crate) fn error(&mut self, status: u16, message: &str) -> End {
+    fn error(&mut self, status: u16, message: &str) -> End {
         let exit = crate::error::error_exit(&self.exchange, status, message);
         self.exit(exit)
     }
@@ -405,6 +436,8 @@ impl Flight {
     /// request's Content-Type, then `error_default_type`.
     fn fail(&mut self, status: u16, message: Option<&str>) -> End {
         let shared = &self.worker.shared;
+        // nginx closes after these: what is left of the request cannot be trusted, or is not wanted.
+        self.closes |= matches!(status, 400 | 413 | 414 | 494 | 500 | 501);
         let exit = crate::error::proxy_exit(&self.exchange, &shared.settings.errors.default_type, status, message);
         self.exit(exit)
     }
@@ -511,6 +544,8 @@ pub(crate) fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>, refused: 
         collected: (0..plugins.len()).filter_map(|index| plugins.resolve(index, None).cloned()).collect(),
         upgrade: None,
         proxied: false,
+        closes: false,
+        encoded: false,
     };
     silverback_log::write(
         silverback_log::Level::Info,

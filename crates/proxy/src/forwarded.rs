@@ -5,7 +5,10 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use silverback_model::Protocol;
-use silverback_pdk::{Exchange, exchange::HttpVersion};
+use silverback_pdk::{
+    Exchange,
+    exchange::{HttpVersion, RequestBody},
+};
 
 use crate::{SERVER_TOKEN, flight::Flight, generation::RouteEntry, request::list};
 
@@ -53,12 +56,51 @@ fn trusted<'a>(exchange: &'a Exchange, name: &HeaderName) -> Option<Cow<'a, str>
     Some(String::from_utf8_lossy(value.as_bytes()))
 }
 
-pub(crate) fn proto(exchange: &Exchange) -> Cow<'_, str> {
-    trusted(exchange, &X_FORWARDED_PROTO).unwrap_or(Cow::Borrowed(scheme(exchange)))
+/// What the request says of its way here, as it was when it was routed: what plugins change later has no part in it.
+#[derive(Clone, Debug)]
+pub(crate) struct Forwarded {
+    pub(crate) proto: String,
+    pub(crate) host: String,
+    port: String,
+    path: String,
+    prefix: Option<String>,
+    /// `X-Forwarded-For` and `Via`, with this hop added.
+    hops: String,
+    via: String,
 }
 
-pub(crate) fn host(exchange: &Exchange) -> Cow<'_, str> {
-    trusted(exchange, &X_FORWARDED_HOST).unwrap_or(Cow::Borrowed(&exchange.request.host))
+impl Forwarded {
+    /// `prefix` is the part of the path that the route takes away.
+    pub(crate) fn of(exchange: &Exchange, prefix: Option<&str>) -> Self {
+        let headers = &exchange.request.headers;
+        let own = |name, value: String| trusted(exchange, name).map_or(value, Cow::into_owned);
+        let peer = exchange.client.ip.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
+        let version = match exchange.request.version {
+            HttpVersion::Http10 => "1.0",
+            HttpVersion::Http11 => "1.1",
+            HttpVersion::Http2 => "2",
+        };
+        Self {
+            proto: own(&X_FORWARDED_PROTO, scheme(exchange).to_owned()),
+            host: own(&X_FORWARDED_HOST, exchange.request.host.clone()),
+            port: own(&X_FORWARDED_PORT, port(exchange).to_string()),
+            path: own(&X_FORWARDED_PATH, exchange.request.raw_uri.split('?').next().unwrap_or_default().to_owned()),
+            prefix: trusted(exchange, &X_FORWARDED_PREFIX).map(Cow::into_owned).or_else(|| prefix.map(str::to_owned)),
+            hops: match joined(headers, &X_FORWARDED_FOR) {
+                Some(list) => format!("{list}, {peer}"),
+                None => real_ip(exchange),
+            },
+            via: match joined(headers, &header::VIA) {
+                Some(via) => format!("{via}, {version} {SERVER_TOKEN}"),
+                None => format!("{version} {SERVER_TOKEN}"),
+            },
+        }
+    }
+}
+
+/// `$remote_addr`.
+fn real_ip(exchange: &Exchange) -> String {
+    exchange.client.real_ip.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string())
 }
 
 /// Sets where the request goes, from its route and service.
@@ -91,7 +133,7 @@ pub(crate) fn choose_upstream(exchange: &mut Exchange, entry: &RouteEntry, path:
 }
 
 /// Builds the head that goes upstream, in nginx's order: what the gateway sets first, then the client's own.
-pub(crate) fn upstream_request(flight: &Flight, entry: &RouteEntry) -> UpstreamHead {
+pub(crate) fn upstream_request(flight: &Flight, forwarded: &Forwarded) -> UpstreamHead {
     let exchange = &*flight.exchange;
     let incoming = &exchange.request.headers;
     let upgrade = flight.is_upgrade();
@@ -104,15 +146,7 @@ pub(crate) fn upstream_request(flight: &Flight, entry: &RouteEntry) -> UpstreamH
     if asks_for_trailers(incoming) {
         set(header::TE, "trailers");
     }
-    let version = match exchange.request.version {
-        HttpVersion::Http10 => "1.0",
-        HttpVersion::Http11 => "1.1",
-        HttpVersion::Http2 => "2",
-    };
-    match incoming.get(header::VIA).and_then(|via| via.to_str().ok()) {
-        Some(via) => set(header::VIA, &format!("{via}, {version} {SERVER_TOKEN}")),
-        None => set(header::VIA, &format!("{version} {SERVER_TOKEN}")),
-    }
+    set(header::VIA, &forwarded.via);
     // A place is kept: each attempt puts the name of its target there.
     set(header::HOST, "-");
     if upgrade {
@@ -121,32 +155,36 @@ pub(crate) fn upstream_request(flight: &Flight, entry: &RouteEntry) -> UpstreamH
     } else {
         set(header::CONNECTION, "keep-alive");
     }
-    let peer = exchange.client.ip.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
-    let real = exchange.client.real_ip.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
-    match joined(incoming, &X_FORWARDED_FOR) {
-        Some(list) => set(X_FORWARDED_FOR, &format!("{list}, {peer}")),
-        None => set(X_FORWARDED_FOR, &real),
+    set(X_FORWARDED_FOR, &forwarded.hops);
+    set(X_FORWARDED_PROTO, &forwarded.proto);
+    set(X_FORWARDED_HOST, &forwarded.host);
+    set(X_FORWARDED_PORT, &forwarded.port);
+    set(X_FORWARDED_PATH, &forwarded.path);
+    if let Some(prefix) = &forwarded.prefix {
+        set(X_FORWARDED_PREFIX, prefix);
     }
-    set(X_FORWARDED_PROTO, &proto(exchange));
-    set(X_FORWARDED_HOST, &host(exchange));
-    match trusted(exchange, &X_FORWARDED_PORT) {
-        Some(port) => set(X_FORWARDED_PORT, &port),
-        None => set(X_FORWARDED_PORT, itoa::Buffer::new().format(port(exchange))),
-    }
-    match trusted(exchange, &X_FORWARDED_PATH) {
-        Some(path) => set(X_FORWARDED_PATH, &path),
-        None => set(X_FORWARDED_PATH, exchange.request.raw_uri.split('?').next().unwrap_or_default()),
-    }
-    let prefix = exchange.matched.as_ref().and_then(|matched| matched.prefix.as_deref());
-    if let Some(prefix) = trusted(exchange, &X_FORWARDED_PREFIX).or_else(|| prefix.map(Cow::Borrowed)) {
-        set(X_FORWARDED_PREFIX, &prefix);
-    }
-    set(X_REAL_IP, &real);
+    set(X_REAL_IP, &real_ip(exchange));
     if flight.worker.shared.settings.upstream_request_id {
         set(X_KONG_REQUEST_ID, &exchange.id);
     }
-    copy_end_to_end(incoming, &mut headers, entry.route.request_buffering || upgrade);
+    // A body that was read has a length, whatever the client said of it.
+    let known_length = match &exchange.request.body {
+        RequestBody::Memory(bytes) => Some(bytes.len() as u64),
+        RequestBody::File(_, length) => Some(*length),
+        RequestBody::None if incoming.contains_key(header::CONTENT_LENGTH) => Some(0),
+        _ => None,
+    };
+    if let Some(length) = known_length {
+        headers
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(length.min(declared_length(exchange).unwrap_or(length))));
+    }
+    copy_end_to_end(incoming, &mut headers);
     UpstreamHead { method: exchange.request.method.clone(), target: target(exchange), headers }
+}
+
+/// A length that a plugin set, shorter than the body: nginx sends no more than it says.
+pub(crate) fn declared_length(exchange: &Exchange) -> Option<u64> {
+    exchange.request.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Path and query. A client's empty query stays (`/a?`).
@@ -159,7 +197,7 @@ fn target(exchange: &Exchange) -> String {
 }
 
 /// Copies the client's headers but those that concern one connection only, and those that are set already.
-fn copy_end_to_end(incoming: &HeaderMap, headers: &mut HeaderMap, known_length: bool) {
+fn copy_end_to_end(incoming: &HeaderMap, headers: &mut HeaderMap) {
     let connection: Vec<&[u8]> =
         incoming.get_all(header::CONNECTION).iter().flat_map(|value| list(value.as_bytes())).collect();
     let set_already: Vec<HeaderName> = headers.keys().cloned().collect();
@@ -172,8 +210,6 @@ fn copy_end_to_end(incoming: &HeaderMap, headers: &mut HeaderMap, known_length: 
             || *name == PROXY_CONNECTION
             || *name == header::TRANSFER_ENCODING
             || *name == header::EXPECT
-            // hyper says how long the body is, from the body itself.
-            || (*name == header::CONTENT_LENGTH && known_length)
             || *name == X_REAL_IP
             || connection.iter().any(|listed| listed.eq_ignore_ascii_case(name.as_str().as_bytes()));
         if !hop_by_hop && !set_already.contains(name) {

@@ -31,7 +31,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use silverback_config::Settings;
 use silverback_plugin_host::Host;
 use tokio::sync::watch;
@@ -47,8 +46,8 @@ use crate::{
     worker::{Mode, Shared},
 };
 
-/// `Server` and `Via` name the gateway by this.
-pub const SERVER_TOKEN: &str = concat!("silverback/", env!("CARGO_PKG_VERSION"));
+/// `Server` and `Via` name the gateway by this, as the gateway whose plugins run here does: programs look for it.
+pub const SERVER_TOKEN: &str = "kong/3.9.3";
 
 /// The listeners and the threads that serve them.
 pub struct Proxy {

@@ -18,6 +18,9 @@ use crate::{
     worker::Worker,
 };
 
+/// nginx's `server_name` in Kong's configuration.
+pub(crate) const SERVER_NAME: &str = "kong";
+
 /// Whether the client asks for a WebSocket: the only upgrade that is passed on.
 pub(crate) fn wants_websocket(request: &hyper::Request<Incoming>) -> bool {
     request.version() == Version::HTTP_11
@@ -56,7 +59,12 @@ pub(crate) fn exchange(
     if connection.http2 {
         join_cookies(&mut headers);
     }
-    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).map(host_name).unwrap_or_default();
+    let host = match headers.get(header::HOST) {
+        Some(value) => value.to_str().map(host_name).unwrap_or_default(),
+        // HTTP/1.0 needs none: nginx takes its server's name.
+        None if parts.version < Version::HTTP_11 => SERVER_NAME.to_owned(),
+        None => String::new(),
+    };
     let raw_uri = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     // hyper gives an empty path where the target was only an authority.
     let raw_uri = if raw_uri.is_empty() { "/".to_owned() } else { raw_uri.to_owned() };
@@ -213,7 +221,10 @@ pub(crate) fn refusal(exchange: &Exchange, settings: &Settings) -> Option<Refusa
     if request.method == Method::TRACE || request.method == Method::CONNECT {
         return Some(Refusal { status: 405, message: None });
     }
-    if request.host.is_empty() && request.version != HttpVersion::Http10 {
+    if request.host.is_empty() {
+        return Some(Refusal { status: 400, message: None });
+    }
+    if !is_path(request.raw_uri.split('?').next().unwrap_or_default()) {
         return Some(Refusal { status: 400, message: None });
     }
     let max = settings.http.max_body_size;
@@ -224,9 +235,47 @@ pub(crate) fn refusal(exchange: &Exchange, settings: &Settings) -> Option<Refusa
     None
 }
 
+/// Whether nginx can make sense of a path: no broken percent-encoding, no NUL, no way up from the root.
+fn is_path(path: &str) -> bool {
+    if !path.contains(['%', '.']) {
+        return true;
+    }
+    let mut decoded = Vec::with_capacity(path.len());
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            decoded.push(byte);
+            continue;
+        }
+        let mut digit = || bytes.next().and_then(|digit| (digit as char).to_digit(16));
+        match (digit(), digit()) {
+            (Some(high), Some(low)) if high + low > 0 => decoded.push((high * 16 + low) as u8),
+            _ => return false,
+        }
+    }
+    let mut depth = 0_i32;
+    for segment in decoded.split(|byte| *byte == b'/').filter(|segment| !segment.is_empty() && *segment != b".") {
+        depth += if segment == b".." { -1 } else { 1 };
+        if depth < 0 {
+            return false;
+        }
+    }
+    true
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{decoded_path, host_name};
+    use super::{decoded_path, host_name, is_path};
+
+    #[test]
+    fn paths_that_make_no_sense_are_told_apart() {
+        for path in ["/", "/a%20b", "/a/../b", "/a//../..", "/a/.", "/..a", "/%2e"] {
+            assert!(is_path(path), "{path}");
+        }
+        for path in ["/..", "/a/../..", "/%zz", "/a%", "/a%2", "/a%00", "/%2e%2e"] {
+            assert!(!is_path(path), "{path}");
+        }
+    }
 
     #[test]
     fn the_host_loses_port_and_case() {

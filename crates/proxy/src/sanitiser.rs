@@ -266,8 +266,9 @@ impl<S: AsyncRead + Unpin> Inner<S> {
     fn vet_head(&mut self) -> bool {
         let start = self.vetted;
         // A client may send empty lines between requests (RFC 9112, 2.2); they are not handed on.
-        while self.searched == 0 && self.buffer[start..].starts_with(b"\r\n") {
+        while self.buffer[start..].starts_with(b"\r\n") {
             remove(&mut self.buffer, start, 2);
+            self.searched = 0;
         }
         let unread = &self.buffer[start..];
         if unread.is_empty() {

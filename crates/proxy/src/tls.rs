@@ -20,6 +20,9 @@ pub enum CertificateError {
     Invalid { place: String, message: String },
 }
 
+/// The certificates that the gateway makes for itself under `<prefix>/ssl`, the cheaper one first.
+const GENERATED: [&str; 2] = ["kong-default-ecdsa", "kong-default"];
+
 /// Every certificate of a generation.
 #[derive(Debug)]
 pub(crate) struct Certificates {
@@ -33,9 +36,14 @@ pub(crate) struct Certificates {
 
 impl Certificates {
     pub(crate) fn build(snapshot: &Snapshot, settings: &Settings) -> Result<Self, CertificateError> {
-        let defaults = settings
-            .tls
-            .certificates
+        let generated = GENERATED.map(|name| {
+            let path = |ending: &str| settings.prefix.join("ssl").join(format!("{name}.{ending}"));
+            (path("crt").display().to_string(), path("key").display().to_string())
+        });
+        let given = &settings.tls.certificates;
+        let secure = settings.proxy_listen.iter().any(|listen| listen.ssl);
+        let defaults = if given.is_empty() && secure { &generated[..] } else { given };
+        let defaults = defaults
             .iter()
             .map(|(cert, key)| {
                 let place = format!("ssl_cert {}", shown(cert));

@@ -32,7 +32,7 @@ pub(crate) enum AssembleError {
 /// What is wrong with the set of plugins.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum PluginProblem {
-    #[error("plugin servers {0} and {1} both offer the plugin {2}: name it in one of them only")]
+    #[error("plugin servers {0} and {1} both offer the plugin {2}: let only one of them offer it")]
     OfferedTwice(String, String, String),
     #[error("plugin server {server}: the schema of {plugin} cannot be used: {message}")]
     Schema { server: String, plugin: String, message: String },
@@ -60,11 +60,11 @@ pub(crate) struct Found {
 /// Asks every plugin server what it offers.
 pub(crate) async fn find_plugins(settings: &Settings) -> Result<Found, AssembleError> {
     let offers = silverback_plugin_host::query(settings).await.map_err(AssembleError::Query)?;
-    select_plugins(settings, offers.into())
+    select_plugins(settings, &offers.into())
 }
 
 /// Makes the catalogue out of what servers offer, what is bundled, and what `plugins` names.
-pub(crate) fn select_plugins(settings: &Settings, offers: Arc<[Offer]>) -> Result<Found, AssembleError> {
+pub(crate) fn select_plugins(settings: &Settings, offers: &Arc<[Offer]>) -> Result<Found, AssembleError> {
     let enabled = &settings.plugins;
     let mut catalogue = Catalogue::default();
     let mut warnings = Vec::new();
@@ -109,7 +109,7 @@ pub(crate) fn select_plugins(settings: &Settings, offers: Arc<[Offer]>) -> Resul
         }
     }
     if problems.is_empty() {
-        Ok(Found { catalogue: Arc::new(catalogue), offers: Arc::clone(&offers), warnings })
+        Ok(Found { catalogue: Arc::new(catalogue), offers: Arc::clone(offers), warnings })
     } else {
         Err(AssembleError::Plugins(problems))
     }
@@ -190,4 +190,87 @@ pub(crate) fn generation(
     let snapshot = snapshot(Declared::of(settings)?.as_ref(), catalogue, settings)?;
     let generation = Generation::build(&snapshot, catalogue, settings, registries)?;
     Ok((generation, snapshot))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::{Value as Json, json};
+    use silverback_plugin_host::WireProtocol;
+
+    use super::*;
+
+    fn settings(plugins: &str) -> Settings {
+        silverback_config::load_text(None, &format!("plugins = {plugins}\n"), &BTreeMap::new()).unwrap().settings
+    }
+
+    fn info(name: &str, schema: Json) -> PluginInfo {
+        let phases = vec!["access".to_owned(), "log".to_owned(), "dance".to_owned()];
+        PluginInfo { name: name.to_owned(), version: None, priority: 7, phases, schema }
+    }
+
+    fn offer(server: &str, plugins: Vec<PluginInfo>) -> Offer {
+        Offer { server: server.to_owned(), protocol: WireProtocol::MsgPack, socket: None, plugins }
+    }
+
+    fn schema(fields: &Json) -> Json {
+        json!({ "name": "x", "fields": [{ "config": { "type": "record", "fields": fields } }] })
+    }
+
+    /// The names of what can be configured and the warnings, or the problems.
+    fn select(plugins: &str, offers: Vec<Offer>) -> Result<(Vec<String>, Vec<String>), String> {
+        let found = select_plugins(&settings(plugins), &offers.into()).map_err(|error| error.to_string())?;
+        Ok((found.catalogue.iter().map(|plugin| plugin.name.clone()).collect(), found.warnings))
+    }
+
+    #[test]
+    fn a_plugin_of_a_server_is_known_as_it_describes_itself() {
+        let offers = vec![offer("go", vec![info("mine", schema(&json!([{ "m": { "type": "string" } }])))])];
+        let found = select_plugins(&settings("mine"), &offers.into()).unwrap();
+        let plugin = found.catalogue.get("mine").unwrap();
+        assert_eq!(plugin.source, PluginSource::Server("go".to_owned()));
+        assert_eq!((plugin.version.as_str(), plugin.priority), ("", 7));
+        assert_eq!(plugin.phases.to_string(), "access,log");
+        assert!(plugin.schema.field("m").is_some());
+    }
+
+    #[test]
+    fn plugins_names_what_can_be_configured() {
+        let mine = || offer("go", vec![info("mine", schema(&json!([])))]);
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(select("off", vec![]).unwrap(), (vec![], vec![]));
+        assert_eq!(select("bundled, mine", vec![mine()]).unwrap(), (names(&["key-auth", "mine"]), vec![]));
+        assert_eq!(select("key-auth", vec![]).unwrap(), (names(&["key-auth"]), vec![]));
+
+        let (found, warnings) = select("bundled", vec![mine()]).unwrap();
+        assert_eq!(found, names(&["key-auth"]));
+        assert_eq!(warnings, ["plugin server go offers mine, which `plugins` does not name: it cannot be configured"]);
+
+        let (found, warnings) = select("zipkin", vec![]).unwrap();
+        assert_eq!(found, names(&[]));
+        assert_eq!(warnings, ["the bundled plugin zipkin is not built yet: a configuration cannot use it"]);
+
+        let (found, warnings) =
+            select("key-auth", vec![offer("go", vec![info("key-auth", schema(&json!([])))])]).unwrap();
+        assert_eq!(found, names(&["key-auth"]));
+        assert_eq!(warnings, ["plugin server go offers key-auth, which is bundled: the bundled one is used"]);
+    }
+
+    #[test]
+    fn all_problems_are_told() {
+        let offers = vec![
+            offer("a", vec![info("twice", schema(&json!([])))]),
+            offer(
+                "b",
+                vec![info("twice", schema(&json!([]))), info("odd", schema(&json!([{ "m": { "type": "?" } }])))],
+            ),
+        ];
+        let problems = select("twice, odd, none", offers).unwrap_err();
+        let lines: Vec<&str> = problems.lines().collect();
+        assert_eq!(lines.len(), 3, "{problems}");
+        assert_eq!(lines[0], "plugin servers a and b both offer the plugin twice: let only one of them offer it");
+        assert!(lines[1].starts_with("plugin server b: the schema of odd cannot be used: "), "{problems}");
+        assert!(lines[2].starts_with("none plugin is enabled but not installed"), "{problems}");
+    }
 }

@@ -83,7 +83,7 @@ pub(crate) fn load_for_reload(file: Option<&Path>, prefix: &Path, console: Conso
     let text =
         |path: &Path| fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let merged = format!("{}\n{}", text(&environment_file(prefix)), text(file));
-    Ok(conf::load_text(Some(file.to_path_buf()), &merged, &alone.environment)?.settings)
+    Ok(conf::load_text(Some(file), &merged, &alone.environment)?.settings)
 }
 
 /// The configuration that a running gateway changes to on SIGHUP: its `.kong_env`. The environment it was started in does

@@ -2,14 +2,15 @@
 
 pub(crate) mod verdict;
 
-use std::{future::Future, io, panic, process::ExitCode, sync::Arc, time::Duration};
+use std::{io, panic, process::ExitCode, sync::Arc, time::Duration};
 
+use nix::unistd::{geteuid, gethostname};
 use silverback_admin::{Configured, Loaded, Node, Statistics};
 use silverback_config::{
     Settings,
     settings::{LogLevel, LogTarget},
 };
-use silverback_log::{Level, Target};
+use silverback_log::{Format, Level, Target};
 use silverback_plugin_host::Host;
 use silverback_proxy::{Counters, Proxy, Registries};
 use thiserror::Error;
@@ -85,7 +86,10 @@ fn serve(settings: Settings, report: &mut Report, console: Console) -> Result<()
     }
     match privileges::raise_descriptor_limit(settings.rlimit_nofile) {
         Ok(limit) if limit < 4096 => {
-            log(Level::Warn, format_args!("the limit of open files is {limit}; at least 4096 is advisable (ulimit -n)"))
+            log(
+                Level::Warn,
+                format_args!("the limit of open files is {limit}; at least 4096 is advisable (ulimit -n)"),
+            );
         }
         Ok(_) => {}
         Err(error) => log(Level::Warn, format_args!("cannot raise the limit of open files: {error}")),
@@ -140,8 +144,13 @@ impl Gateway {
         let (generation, snapshot) = assemble::generation(&settings, &found.catalogue, &registries)?;
         let mut proxy =
             Proxy::bind(Arc::clone(&settings), Arc::clone(&host), node_id.clone(), generation, &registries)?;
-        if let Some(account) = account {
-            account.assume()?;
+        match account {
+            Some(account) => account.assume()?,
+            None if geteuid().is_root() && settings.user.is_none() => log(
+                Level::Warn,
+                format_args!("running as root, and so do plugin servers: nginx_user names no other user that exists"),
+            ),
+            None => {}
         }
 
         let counters = proxy.counter_source();
@@ -174,7 +183,13 @@ impl Gateway {
                     self.drain(signals).await;
                     return;
                 }
-                Order::Reload => self.reload().await,
+                Order::Reload => tokio::select! {
+                    () = self.reload() => {}
+                    name = signals.stopped() => {
+                        log(Level::Notice, format_args!("{name} received while reloading, stopping at once"));
+                        return;
+                    }
+                },
                 Order::ReopenLogs => {
                     log(Level::Notice, format_args!("SIGUSR1 received, reopening logs"));
                     silverback_log::reopen();
@@ -224,7 +239,7 @@ impl Gateway {
         for name in needing_restart(&self.settings, &settings) {
             log(Level::Warn, format_args!("{name} changed, which takes a restart: it stays as it was"));
         }
-        let found = assemble::select_plugins(&settings, Arc::clone(&self.found.offers)).map_err(|e| e.to_string())?;
+        let found = assemble::select_plugins(&settings, &self.found.offers).map_err(|e| e.to_string())?;
         // Building takes long when there are many routes, and the supervisors must not wait for it.
         let built = {
             let (settings, catalogue) = (Arc::clone(&settings), Arc::clone(&found.catalogue));
@@ -316,12 +331,10 @@ impl Signals {
     }
 
     /// The name of the signal that asks to stop at once.
-    fn stopped(&mut self) -> impl Future<Output = &'static str> {
-        async {
-            tokio::select! {
-                _ = self.term.recv() => "SIGTERM",
-                _ = self.int.recv() => "SIGINT",
-            }
+    async fn stopped(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
         }
     }
 }
@@ -353,7 +366,10 @@ fn direct_logs(settings: &Settings) -> io::Result<()> {
         LogLevel::Alert => Level::Alert,
         LogLevel::Emerg => Level::Emerg,
     };
-    silverback_log::init(&target, level)
+    silverback_log::init(&target, level)?;
+    let json = settings.raw.iter().any(|(name, value)| name == "error_log_format" && value == "json");
+    silverback_log::set_format(if json { Format::Json } else { Format::Nginx });
+    Ok(())
 }
 
 fn logs_to_stderr(settings: &Settings) -> bool {
@@ -366,7 +382,7 @@ fn log_panics() {
 }
 
 fn hostname() -> String {
-    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn log(level: Level, message: std::fmt::Arguments<'_>) {

@@ -37,12 +37,22 @@ pub(crate) fn running(prefix: &Path) -> Option<Pid> {
     text.trim().parse().ok().filter(|pid| *pid > 0).map(Pid::from_raw)
 }
 
-/// Sends a signal to the gateway of a prefix; false if none runs there.
-pub(crate) fn signal(prefix: &Path, signal: Signal) -> io::Result<bool> {
-    let Some(pid) = running(prefix) else { return Ok(false) };
+/// Whether a process still holds anything, its addresses for instance: a zombie does not.
+pub(crate) fn is_alive(pid: Pid) -> bool {
+    if kill(pid, None) == Err(Errno::ESRCH) {
+        return false;
+    }
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may itself hold any character.
+    !stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
+/// Sends a signal to the gateway of a prefix and tells which process that is; `None` if none runs there.
+pub(crate) fn signal(prefix: &Path, signal: Signal) -> io::Result<Option<Pid>> {
+    let Some(pid) = running(prefix) else { return Ok(None) };
     match kill(pid, signal) {
-        Ok(()) => Ok(true),
-        Err(Errno::ESRCH) => Ok(false),
+        Ok(()) => Ok(Some(pid)),
+        Err(Errno::ESRCH) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -32,7 +32,7 @@ pub(crate) fn lines(settings: &Settings, catalogue: &Catalogue, offers: &[Offer]
         offers.iter().map(|offer| (offer.server.as_str(), offer.protocol.name())).collect();
     let mut plugins: Vec<&PluginDefinition> = catalogue.iter().collect();
     plugins.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| b.name.cmp(&a.name)));
-    lines.push(format!("{} plugins can be configured{}", plugins.len(), if plugins.is_empty() { "" } else { ":" }));
+    lines.push(format!("plugins that can be configured: {}", plugins.len()));
     lines.extend(plugins.into_iter().map(|plugin| describe(plugin, &protocols)));
     lines
 }

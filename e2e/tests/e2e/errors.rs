@@ -19,9 +19,9 @@ async fn the_format_follows_accept() {
         ("text/html", "text/html; charset=utf-8"),
         ("application/xml", "application/xml; charset=utf-8"),
         ("text/plain", "text/plain; charset=utf-8"),
-        ("*/*", "text/plain; charset=utf-8"),
+        ("*/*", "application/json; charset=utf-8"),
         ("text/html;q=0.1, application/json;q=0.9", "application/json; charset=utf-8"),
-        ("image/png", "text/plain; charset=utf-8"),
+        ("image/png", "application/json; charset=utf-8"),
     ] {
         let answer = gateway.get_with("/dead", &[&format!("Accept: {accept}")]).await;
         assert_eq!((answer.status, answer.header("content-type")), (502, Some(content_type)), "{accept}");
@@ -29,6 +29,15 @@ async fn the_format_follows_accept() {
         let id = answer.header("x-kong-request-id").expect("a request id");
         assert!(answer.text().contains(id), "{accept}: {}", answer.text());
     }
+}
+
+#[tokio::test]
+async fn without_accept_the_format_follows_the_content_type_or_the_default() {
+    let gateway = with_dead_upstream().await;
+    let answer = gateway.get_with("/dead", &["Content-Type: text/html"]).await;
+    assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
+    let answer = gateway.get("/dead").await;
+    assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ async fn the_upstream_learns_who_asks() {
         assert_eq!(answer.echoed(name), [value], "{name}");
     }
     assert_eq!(answer.echoed("x-kong-request-id").len(), 1);
-    assert_eq!(answer.echoed("via"), ["1.1 kong/3.9.3"]);
+    assert!(answer.echoed("via")[0].starts_with("1.1 "));
 }
 
 #[tokio::test]
@@ -72,7 +72,7 @@ async fn the_client_learns_about_the_gateway() {
     for name in ["x-kong-upstream-latency", "x-kong-proxy-latency"] {
         assert!(answer.header(name).is_some_and(|value| value.parse::<u32>().is_ok()), "{name}: {answer:?}");
     }
-    assert_eq!(answer.header("via"), Some("1.1 kong/3.9.3"));
+    assert!(answer.header("via").is_some_and(|value| value.starts_with("1.1 ")), "{answer:?}");
     assert_eq!(answer.header("x-kong-request-id").map(str::len), Some(32));
     let answer = gateway.connect().await.request("BREW", "/", &[], b"").await;
     assert_eq!(answer.status, 200);

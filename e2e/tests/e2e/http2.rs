@@ -2,7 +2,7 @@
 
 use http::Request;
 use serde_json::json;
-use silverback_e2e::{Gateway, Http2, Trial, Upstream};
+use silverback_e2e::{Connection, Gateway, Http2, Trial, Upstream};
 
 async fn serves_many_requests(mut client: Http2, scheme: &str) {
     let answer = client.get(&format!("{scheme}://example.test/first?a=1")).await;
@@ -30,6 +30,16 @@ async fn clients_with_prior_knowledge_are_served() {
     let upstream = Upstream::echo().await;
     let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
     serves_many_requests(gateway.http2().await, "http").await;
+}
+
+#[tokio::test]
+async fn http_1_clients_are_served_on_the_same_port() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let mut connection = Connection::open(gateway.clear_http2()).await;
+    for path in ["/first", "/second"] {
+        assert_eq!(connection.get(path, &[]).await.json()["target"], path);
+    }
 }
 
 #[tokio::test]

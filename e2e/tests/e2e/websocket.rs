@@ -26,7 +26,7 @@ async fn a_websocket_passes_bytes_both_ways() {
     assert_eq!(answer.header("x-checked"), Some("yes"), "plugins have seen it");
     let request = upstream.request();
     assert_eq!(request.header("upgrade"), Some("websocket"));
-    assert!(request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("upgrade")), "{request:?}");
+    assert!(request.header("connection").is_some_and(|value| value.to_lowercase().ends_with("upgrade")), "{request:?}");
     for length in [1_usize, 100, 100_000] {
         let bytes: Vec<u8> = (0..length).map(|index| index as u8).collect();
         connection.send(&bytes).await;

@@ -45,9 +45,9 @@ fn write_line(out: &mut String, name: &str, value: &str) {
     let value = if !value.contains(['\n', '\r']) {
         value.to_owned()
     } else if name == "declarative_config_string" {
-        super::resolve::to_base64(value)
+        super::reader::to_base64(value)
     } else if MAY_BE_BASE64.contains(&name) {
-        value.split(',').map(|part| super::resolve::to_base64(part.trim())).collect::<Vec<_>>().join(",")
+        value.split(',').map(|part| on_one_line(part.trim())).collect::<Vec<_>>().join(",")
     } else {
         value.replace(['\n', '\r'], " ")
     };
@@ -62,4 +62,8 @@ fn write_line(out: &mut String, name: &str, value: &str) {
         out.push_str(" #");
     }
     out.push('\n');
+}
+
+fn on_one_line(text: &str) -> String {
+    if text.contains(['\n', '\r']) { super::reader::to_base64(text) } else { text.to_owned() }
 }

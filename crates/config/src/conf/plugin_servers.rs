@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::settings::PluginServer;
 
-use super::resolve::Reader;
+use super::reader::Reader;
 
 /// Where the executables of plugin servers are looked for.
 const BIN: &str = "/usr/local/bin";

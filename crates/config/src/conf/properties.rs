@@ -229,6 +229,8 @@ pub const PROPERTIES: &[Property] = &[
         "text/plain",
         Used,
     ),
+    // Silverback's own: error-log lines as nginx writes them, or as JSON objects.
+    property("error_log_format", OneOf(&["nginx", "json"]), "nginx", Used),
     property("error_template_html", Text, "", Used),
     property("error_template_json", Text, "", Used),
     property("error_template_plain", Text, "", Used),

@@ -57,7 +57,8 @@ impl RawConf {
                 conf.oddities.push((number, format!("'{name}' is ignored, it stands below the section [{section}]")));
                 continue;
             }
-            let entry = Entry { value: without_comment(value.trim()), origin: Origin::Line(number) };
+            let value = without_comment(value.trim()).replace('\r', " ").trim().to_owned();
+            let entry = Entry { value, origin: Origin::Line(number) };
             if name == REPEATABLE {
                 conf.log_formats.push(entry.clone());
             } else if let Some(Entry { origin: Origin::Line(first), .. }) = conf.values.get(&name) {

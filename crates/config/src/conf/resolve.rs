@@ -2,177 +2,40 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose};
-use ipnet::IpNet;
-
 use crate::settings::{
-    AddedHeaders, EnabledPlugins, ErrorPages, Http, IgnoredProperty, Listen, LogLevel, LogTarget, Logs, LuaLimits,
-    RealIp, Settings, UpstreamKeepalive,
+    EnabledPlugins, IgnoredProperty, Listen, ListenAddress, LogLevel, LuaLimits, Settings, UpstreamKeepalive,
 };
 
 use super::{
-    LoadError, Loaded, Problem,
-    directives::{self, Fate},
+    LoadError, Loaded, Problem, clients, directives, http,
     listen::{self, Subsystem},
-    log_format::{self, Formats},
-    plugin_servers,
-    properties::{self, Kind, Property, Treatment},
-    raw::{Entry, Origin, RawConf},
+    names, plugin_servers,
+    properties::{self, Kind},
+    raw::{Origin, RawConf},
+    reader::{Reader, from_base64, split_list},
     tls, units, vault,
 };
 
-/// Gives access to values by name, defaults included, and gathers what is wrong.
-pub(super) struct Reader<'a> {
-    path: Option<&'a Path>,
-    raw: &'a RawConf,
-    problems: Vec<(Option<Origin>, String)>,
-    warnings: Vec<String>,
-}
-
-impl<'a> Reader<'a> {
-    pub(super) const fn raw(&self) -> &'a RawConf {
-        self.raw
-    }
-
-    pub(super) fn given(&self, name: &str) -> Option<&'a Entry> {
-        self.raw.given(name)
-    }
-
-    /// The value as text: what was given, else the default, if there is one.
-    pub(super) fn text(&self, name: &str) -> Option<String> {
-        self.given(name)
-            .map(|entry| entry.value.as_str())
-            .or_else(|| properties::find(name).map(|property| property.default))
-            .filter(|value| !value.is_empty())
-            .map(str::to_owned)
-    }
-
-    pub(super) fn list(&self, name: &str) -> Vec<String> {
-        self.text(name).map(|text| split_list(&text)).unwrap_or_default()
-    }
-
-    /// `on` or `true`; what is neither that nor `off` or `false` is reported by the check of types.
-    fn flag(&self, name: &str) -> bool {
-        matches!(self.text(name).as_deref(), Some("on" | "true"))
-    }
-
-    pub(super) fn problem(&mut self, name: &str, message: String) {
-        let origin = self.given(name).map(|entry| entry.origin.clone());
-        self.problems.push((origin, message));
-    }
-
-    pub(super) fn warn(&mut self, warning: String) {
-        self.warnings.push(warning);
-    }
-
-    pub(super) fn place(&self, origin: &Origin) -> String {
-        match origin {
-            Origin::Variable(name) => name.clone(),
-            Origin::Line(line) => match self.path {
-                Some(path) => format!("{}:{line}", path.display()),
-                None => format!("line {line}"),
-            },
-        }
-    }
-
-    /// An integer within limits.
-    fn integer(&mut self, name: &str, low: u64, high: u64) -> u64 {
-        let Some(text) = self.text(name) else { return low };
-        // Other types of value are reported by the check of types.
-        let Ok(number) = text.parse::<f64>() else { return low };
-        if number.fract() != 0.0 || number < low as f64 || number > high as f64 {
-            let message = match high {
-                u64::MAX => format!("{name} must be {low} or greater"),
-                _ => format!("{name} must be an integer between {low} and {high}"),
-            };
-            self.problem(name, message);
-            return low;
-        }
-        number as u64
-    }
-
-    /// An injected directive of the HTTP side: the most specific of location, server and http.
-    fn directive(&self, directive: &str) -> Option<(String, String)> {
-        ["nginx_location_", "nginx_proxy_", "nginx_http_"].into_iter().find_map(|namespace| {
-            let name = format!("{namespace}{directive}");
-            self.given(&name).map(|entry| (name, entry.value.trim_end_matches(';').to_owned()))
-        })
-    }
-
-    fn size(&mut self, directive: &str, default: u64) -> u64 {
-        let Some((name, text)) = self.directive(directive) else { return default };
-        units::parse_size(&text).unwrap_or_else(|| {
-            self.problem(&name, format!("{name} is not a size: '{text}' (bytes, or with k, m, g)"));
-            default
-        })
-    }
-
-    fn time(&mut self, directive: &str, default: Duration) -> Duration {
-        let Some((name, text)) = self.directive(directive) else { return default };
-        // keepalive_timeout takes a second value, which only goes into a header.
-        let first = text.split_whitespace().next().unwrap_or_default();
-        units::parse_time(first).unwrap_or_else(|| {
-            self.problem(&name, format!("{name} is not a time: '{text}' (60s, 1m, 1h30m, ...)"));
-            default
-        })
-    }
-
-    fn number_of_sizes(&mut self, directive: &str, default: (usize, usize)) -> (usize, usize) {
-        let Some((name, text)) = self.directive(directive) else { return default };
-        let words: Vec<&str> = text.split_whitespace().collect();
-        let parsed = match words[..] {
-            [number, size] => {
-                number.parse().ok().zip(units::parse_size(size).and_then(|size| usize::try_from(size).ok()))
-            }
-            _ => None,
-        };
-        parsed.filter(|(number, size)| *number > 0 && *size > 0).unwrap_or_else(|| {
-            self.problem(&name, format!("{name} is not a number and a size: '{text}' ('4 8k')"));
-            default
-        })
-    }
-}
-
-pub(super) fn split_list(text: &str) -> Vec<String> {
-    text.split(',').map(|item| item.trim().to_owned()).filter(|item| !item.is_empty()).collect()
-}
-
-/// Text that was given in base64 (standard or URL alphabet); `None` if it was not.
-pub(super) fn from_base64(text: &str) -> Option<String> {
-    let compact: String = text.split_whitespace().collect();
-    let unpadded = compact.trim_end_matches('=');
-    let bytes = general_purpose::STANDARD_NO_PAD
-        .decode(unpadded)
-        .or_else(|_| general_purpose::URL_SAFE_NO_PAD.decode(unpadded))
-        .ok()?;
-    String::from_utf8(bytes).ok().filter(|decoded| !decoded.is_empty())
-}
-
-pub(super) fn to_base64(text: &str) -> String {
-    general_purpose::STANDARD.encode(text)
-}
-
 pub(super) fn resolve(
-    path: Option<PathBuf>,
+    path: Option<&Path>,
     mut raw: RawConf,
     env: &BTreeMap<String, String>,
 ) -> Result<Loaded, LoadError> {
     let written = raw.clone();
     let vault_problems = dereference_all(&mut raw, env);
-    let mut reader = Reader { path: path.as_deref(), raw: &raw, problems: vault_problems, warnings: Vec::new() };
+    let mut reader = Reader::new(path, &raw, vault_problems);
     for (line, text) in &raw.oddities {
         let place = reader.place(&Origin::Line(*line));
         reader.warn(format!("{place}: {text}"));
     }
-    let ignored = check_names(&mut reader);
-    let settings = assemble(&mut reader, path.clone(), ignored, &written);
+    let ignored = names::check(&mut reader);
+    let settings = assemble(&mut reader, ignored, &written);
     let mut problems: Vec<Problem> = Vec::new();
-    let mut found = std::mem::take(&mut reader.problems);
+    let mut found = reader.take_problems();
     found.sort_by_key(|(origin, _)| match origin {
         Some(Origin::Line(line)) => (0, *line),
         Some(Origin::Variable(_)) => (1, 0),
@@ -183,7 +46,7 @@ pub(super) fn resolve(
         problems.push(Problem { place, message });
     }
     if problems.is_empty() {
-        Ok(Loaded { settings, warnings: reader.warnings })
+        Ok(Loaded { settings, warnings: reader.into_warnings() })
     } else {
         Err(LoadError::Invalid(problems))
     }
@@ -218,104 +81,7 @@ fn dereference_all(raw: &mut RawConf, env: &BTreeMap<String, String>) -> Vec<(Op
     problems
 }
 
-/// Checks names and types; what is known and means nothing is listed, what is not known in the file is warned of.
-fn check_names(reader: &mut Reader<'_>) -> Vec<IgnoredProperty> {
-    let mut ignored = Vec::new();
-    for (name, entry) in reader.raw.iter() {
-        if let Some(property) = properties::find(name) {
-            if let Err(message) = check_type(property, &entry.value) {
-                reader.problem(name, message);
-            }
-            if let Treatment::Ignored { important, why } = property.treatment {
-                // Turning off what is not there is no loss.
-                let default = property.default == entry.value
-                    || (entry.value == "off" && !property.name.starts_with("ssl_"));
-                ignored.push(IgnoredProperty {
-                    name: name.to_owned(),
-                    value: shown(name, &entry.value),
-                    important: important && !default,
-                    why: why.to_owned(),
-                });
-            }
-        } else if let Some(fate) = directives::fate(name) {
-            match fate {
-                Fate::Used => {}
-                Fate::Refused => reader.problem(
-                    name,
-                    format!(
-                        "{name}: nginx configuration files are not supported; use the properties that say the same"
-                    ),
-                ),
-                Fate::Ignored { important } => ignored.push(IgnoredProperty {
-                    name: name.to_owned(),
-                    value: entry.value.clone(),
-                    important: important && entry.value != "NONE",
-                    why: "this nginx directive has no counterpart here".to_owned(),
-                }),
-            }
-        } else if name.starts_with("vault_") {
-            if name != "vault_env_prefix" {
-                ignored.push(IgnoredProperty {
-                    name: name.to_owned(),
-                    value: shown("pg_password", &entry.value),
-                    important: true,
-                    why: "only the env vault exists".to_owned(),
-                });
-            }
-        } else if !name.starts_with("pluginserver_") && matches!(entry.origin, Origin::Line(_)) {
-            let hint = nearest(name).map(|known| format!(", did you mean '{known}'?")).unwrap_or_default();
-            let place = reader.place(&entry.origin);
-            reader.warn(format!("{place}: unknown property '{name}'{hint}"));
-        }
-    }
-    ignored.sort_by_key(|property| !property.important);
-    ignored
-}
-
-fn shown(name: &str, value: &str) -> String {
-    if properties::SENSITIVE.contains(&name) { "******".to_owned() } else { value.to_owned() }
-}
-
-fn check_type(property: &Property, value: &str) -> Result<(), String> {
-    let Property { name, kind, .. } = property;
-    match kind {
-        Kind::Text | Kind::List => Ok(()),
-        Kind::Number => match value.parse::<f64>() {
-            Ok(number) if number.is_finite() => Ok(()),
-            _ => Err(format!("{name} is not a number: '{value}'")),
-        },
-        Kind::Boolean => match value {
-            "on" | "off" | "true" | "false" => Ok(()),
-            _ => Err(format!("{name} is not a boolean: '{value}' (on, off)")),
-        },
-        Kind::OneOf(values) => {
-            if values.contains(&value) {
-                Ok(())
-            } else {
-                Err(format!("{name} has an invalid value: '{value}' ({})", values.join(", ")))
-            }
-        }
-    }
-}
-
-/// The known name that is fewest edits away, if that is few enough to be a slip.
-fn nearest(name: &str) -> Option<&'static str> {
-    let others = directives::OTHERS.into_iter();
-    let (distance, known) = properties::PROPERTIES
-        .iter()
-        .map(|property| property.name)
-        .chain(others)
-        .map(|known| (strsim::damerau_levenshtein(name, known), known))
-        .min()?;
-    (distance <= 2.max(name.len() / 3)).then_some(known)
-}
-
-fn assemble(
-    reader: &mut Reader<'_>,
-    file: Option<PathBuf>,
-    ignored: Vec<IgnoredProperty>,
-    written: &RawConf,
-) -> Settings {
+fn assemble(reader: &mut Reader<'_>, ignored: Vec<IgnoredProperty>, written: &RawConf) -> Settings {
     let prefix = absolute(&reader.text("prefix").unwrap_or_else(|| "/usr/local/kong/".to_owned()));
     match reader.text("database").as_deref() {
         Some("off") | None => {}
@@ -361,9 +127,9 @@ fn assemble(
         main_env: main_env(reader),
         declarative_config,
         declarative_config_string,
-        real_ip: real_ip(reader),
-        headers: added_headers(reader),
-        upstream_request_id: upstream_headers(reader),
+        real_ip: clients::real_ip(reader),
+        headers: clients::added_headers(reader),
+        upstream_request_id: clients::upstream_headers(reader),
         tls,
         upstream: UpstreamKeepalive {
             pool_size: usize::try_from(reader.integer("upstream_keepalive_pool_size", 0, u64::MAX))
@@ -371,9 +137,9 @@ fn assemble(
             max_requests: reader.integer("upstream_keepalive_max_requests", 0, u64::MAX),
             idle_timeout: seconds(reader, "upstream_keepalive_idle_timeout"),
         },
-        logs: logs(reader, &prefix),
-        http: http(reader),
-        errors: error_pages(reader),
+        logs: http::logs(reader, &prefix),
+        http: http::limits(reader),
+        errors: http::error_pages(reader),
         lua: LuaLimits {
             max_req_headers: lua_limit(reader, "lua_max_req_headers"),
             max_resp_headers: lua_limit(reader, "lua_max_resp_headers"),
@@ -384,7 +150,7 @@ fn assemble(
         rlimit_nofile: rlimit(reader),
         vault_env_prefix: reader.text("vault_env_prefix"),
         raw: written_properties(written),
-        file,
+        file: reader.file().map(Path::to_owned),
         prefix,
         proxy_listen,
         admin_listen,
@@ -428,11 +194,11 @@ fn unique_addresses(reader: &mut Reader<'_>, groups: &[(&str, &[Listen])]) {
             let before = seen.iter().find(|(known, _)| known.address == listen.address && known.udp == listen.udp);
             if let Some((_, owner)) = before {
                 let message = match &listen.address {
-                    crate::settings::ListenAddress::Tcp(address) if address.port() == 0 => continue,
-                    crate::settings::ListenAddress::Tcp(address) => {
+                    ListenAddress::Tcp(address) if address.port() == 0 => continue,
+                    ListenAddress::Tcp(address) => {
                         format!("{name}: {address} is listened on by {owner} already")
                     }
-                    crate::settings::ListenAddress::Unix(path) => {
+                    ListenAddress::Unix(path) => {
                         format!("{name}: {} is listened on by {owner} already", path.display())
                     }
                 };
@@ -560,102 +326,6 @@ fn declarative(reader: &mut Reader<'_>) -> (Option<PathBuf>, Option<String>) {
     (path, text)
 }
 
-fn real_ip(reader: &mut Reader<'_>) -> RealIp {
-    let mut real_ip = RealIp {
-        trusted: Vec::new(),
-        trust_unix: false,
-        header: reader
-            .directive("real_ip_header")
-            .map(|(_, value)| value)
-            .or_else(|| reader.text("real_ip_header"))
-            .unwrap_or_else(|| "X-Real-IP".to_owned()),
-        recursive: reader
-            .directive("real_ip_recursive")
-            .map_or_else(|| reader.flag("real_ip_recursive"), |(_, value)| value == "on"),
-    };
-    let injected = reader.directive("set_real_ip_from").map(|(name, value)| (name, split_list(&value)));
-    let lists = [Some(("trusted_ips".to_owned(), reader.list("trusted_ips"))), injected];
-    for (name, addresses) in lists.into_iter().flatten() {
-        for address in addresses {
-            if address == "unix:" {
-                real_ip.trust_unix = true;
-            } else if let Some(net) = network(&address) {
-                real_ip.trusted.push(net);
-            } else {
-                let message = format!(
-                    "{name} must be a comma separated list in the form of IPv4 or IPv6 address or CIDR block or \
-                     'unix:', got '{address}'"
-                );
-                reader.problem(&name, message);
-            }
-        }
-    }
-    real_ip
-}
-
-fn network(text: &str) -> Option<IpNet> {
-    text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
-}
-
-fn added_headers(reader: &mut Reader<'_>) -> AddedHeaders {
-    let mut headers = AddedHeaders {
-        server: false,
-        via: false,
-        proxy_latency: false,
-        response_latency: false,
-        upstream_latency: false,
-        admin_latency: false,
-        upstream_status: false,
-        request_id: false,
-    };
-    let tokens = reader.list("headers");
-    let off = tokens.first().is_some_and(|first| first == "off");
-    for token in tokens {
-        let flags: &mut [&mut bool] = match token.to_ascii_lowercase().as_str() {
-            "off" => &mut [],
-            "server_tokens" => &mut [&mut headers.server, &mut headers.via],
-            "latency_tokens" => &mut [
-                &mut headers.proxy_latency,
-                &mut headers.response_latency,
-                &mut headers.upstream_latency,
-                &mut headers.admin_latency,
-            ],
-            "server" => &mut [&mut headers.server],
-            "via" => &mut [&mut headers.via],
-            "x-kong-proxy-latency" => &mut [&mut headers.proxy_latency],
-            "x-kong-response-latency" => &mut [&mut headers.response_latency],
-            "x-kong-upstream-latency" => &mut [&mut headers.upstream_latency],
-            "x-kong-admin-latency" => &mut [&mut headers.admin_latency],
-            "x-kong-upstream-status" => &mut [&mut headers.upstream_status],
-            "x-kong-request-id" => &mut [&mut headers.request_id],
-            _ => {
-                reader.problem("headers", format!("headers: invalid entry '{token}'"));
-                &mut []
-            }
-        };
-        if !off {
-            for flag in flags {
-                **flag = true;
-            }
-        }
-    }
-    headers
-}
-
-fn upstream_headers(reader: &mut Reader<'_>) -> bool {
-    let mut request_id = false;
-    let tokens = reader.list("headers_upstream");
-    let off = tokens.first().is_some_and(|first| first == "off");
-    for token in tokens {
-        match token.to_ascii_lowercase().as_str() {
-            "off" => {}
-            "x-kong-request-id" => request_id = !off,
-            _ => reader.problem("headers_upstream", format!("headers_upstream: invalid entry '{token}'")),
-        }
-    }
-    request_id
-}
-
 fn seconds(reader: &mut Reader<'_>, name: &str) -> Duration {
     let number = reader.text(name).and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
     Duration::try_from_secs_f64(number).unwrap_or_else(|_| {
@@ -686,102 +356,4 @@ fn rlimit(reader: &mut Reader<'_>) -> Option<u64> {
         reader.problem(name, format!("{name} must be 'auto' or a number: '{text}'"));
     }
     number
-}
-
-fn logs(reader: &mut Reader<'_>, prefix: &Path) -> Logs {
-    let mut formats = Formats::default();
-    let raw = reader.raw;
-    for entry in &raw.log_formats {
-        if let Err(problem) = formats.define(&entry.value) {
-            reader.problems.push((Some(entry.origin.clone()), format!("nginx_http_log_format: {problem}")));
-        }
-    }
-    let mut access = |name: &str, format: &str| {
-        let value = reader.text(name).unwrap_or_else(|| "off".to_owned());
-        formats.access_log(&value, format, prefix).unwrap_or_else(|problem| {
-            reader.problem(name, format!("{name}: {problem}"));
-            crate::settings::AccessLog {
-                target: LogTarget::Off,
-                format: crate::settings::LogFormat { text: String::new(), escape: crate::settings::LogEscape::Default },
-            }
-        })
-    };
-    let (proxy_access, admin_access, status_access, stream_access) = (
-        access("proxy_access_log", "kong_log_format"),
-        access("admin_access_log", "combined"),
-        access("status_access_log", "combined"),
-        access("proxy_stream_access_log", "basic"),
-    );
-    let mut error = |name: &str| {
-        let value = reader.text(name).unwrap_or_else(|| "off".to_owned());
-        // nginx takes a level after the path; log_level says it for all.
-        let path = value.split_whitespace().next().unwrap_or("off");
-        log_format::target(path, prefix).unwrap_or_else(|problem| {
-            reader.problem(name, format!("{name}: {problem}"));
-            LogTarget::Off
-        })
-    };
-    Logs {
-        proxy_access,
-        proxy_error: error("proxy_error_log"),
-        admin_access,
-        admin_error: error("admin_error_log"),
-        status_access,
-        status_error: error("status_error_log"),
-        stream_access,
-        stream_error: error("proxy_stream_error_log"),
-    }
-}
-
-fn http(reader: &mut Reader<'_>) -> Http {
-    let minute = Duration::from_secs(60);
-    Http {
-        max_body_size: reader.size("client_max_body_size", 0),
-        body_buffer_size: usize::try_from(reader.size("client_body_buffer_size", 8 << 10)).unwrap_or(usize::MAX),
-        keepalive_timeout: reader.time("keepalive_timeout", Duration::from_secs(75)),
-        keepalive_requests: match reader.directive("keepalive_requests") {
-            None => 10_000,
-            Some((name, text)) => text.parse().unwrap_or_else(|_| {
-                reader.problem(&name, format!("{name} is not a number: '{text}'"));
-                10_000
-            }),
-        },
-        header_timeout: reader.time("client_header_timeout", minute),
-        body_timeout: reader.time("client_body_timeout", minute),
-        send_timeout: reader.time("send_timeout", minute),
-        header_buffers: reader.number_of_sizes("large_client_header_buffers", (4, 8 << 10)),
-        proxy_buffer_size: usize::try_from(reader.size("proxy_buffer_size", 4 << 10)).unwrap_or(usize::MAX),
-        proxy_buffers: reader.number_of_sizes("proxy_buffers", (8, 4 << 10)),
-        underscores_in_headers: match reader.directive("underscores_in_headers") {
-            None => true,
-            Some((name, text)) => match text.as_str() {
-                "on" => true,
-                "off" => false,
-                _ => {
-                    reader.problem(&name, format!("{name} is neither on nor off: '{text}'"));
-                    true
-                }
-            },
-        },
-    }
-}
-
-fn error_pages(reader: &mut Reader<'_>) -> ErrorPages {
-    let mut template = |name: &str| {
-        let path = reader.text(name)?;
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Some(text),
-            Err(problem) => {
-                reader.problem(name, format!("{name}: could not read {path}: {problem}"));
-                None
-            }
-        }
-    };
-    ErrorPages {
-        html: template("error_template_html"),
-        json: template("error_template_json"),
-        plain: template("error_template_plain"),
-        xml: template("error_template_xml"),
-        default_type: reader.text("error_default_type").unwrap_or_else(|| "text/plain".to_owned()),
-    }
 }

@@ -6,7 +6,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
 use crate::settings::Tls;
 
-use super::{resolve::Reader, units};
+use super::{reader::Reader, units};
 
 /// What rustls offers for TLS 1.2; those of TLS 1.3 are always on.
 const TLS12_CIPHERS: [&str; 6] = [
@@ -118,7 +118,7 @@ fn certificates(reader: &mut Reader<'_>, ssl_listens: bool) -> Vec<(String, Stri
         .into_iter()
         .map(|key| {
             let (value, pem) = material(&key);
-            if !pem.is_some_and(|pem| PrivateKeyDer::from_pem_slice(&pem).is_ok()) {
+            if pem.is_none_or(|pem| PrivateKeyDer::from_pem_slice(&pem).is_err()) {
                 let shown = if value == key && Path::new(&key).exists() { key.as_str() } else { "the given text" };
                 reader.problem("ssl_cert_key", format!("ssl_cert_key: failed loading key from {shown}"));
             }
@@ -135,7 +135,7 @@ fn material(value: &str) -> (String, Option<Vec<u8>>) {
         let absolute = std::path::absolute(path).map_or_else(|_| value.to_owned(), |path| path.display().to_string());
         return (absolute, std::fs::read(path).ok());
     }
-    let text = super::resolve::from_base64(value).unwrap_or_else(|| value.to_owned());
+    let text = super::reader::from_base64(value).unwrap_or_else(|| value.to_owned());
     let bytes = text.clone().into_bytes();
     (text, Some(bytes))
 }

@@ -9,6 +9,9 @@ use silverback_model::{
     schema::{Record, Shorthand},
 };
 
+mod route;
+mod upstream;
+
 use super::{kinds::Kind, url, validators::VOCABULARY};
 
 /// The schema of a kind. Routes have three; this is the one for HTTP.
@@ -85,11 +88,11 @@ static SCHEMAS: LazyLock<Schemas> = LazyLock::new(|| Schemas {
     certificate: certificate(),
     consumer: consumer(),
     service: service(),
-    route_http: route(&http_route()),
-    route_stream: route(&stream_route()),
-    route_grpc: route(&grpc_route()),
+    route_http: route::http(),
+    route_stream: route::stream(),
+    route_grpc: route::grpc(),
     sni: sni(),
-    upstream: upstream(),
+    upstream: upstream::schema(),
     target: target(),
     plugin: plugin(),
     ca_certificate: ca_certificate(),
@@ -278,168 +281,6 @@ fn expand_url(value: &Json) -> Result<Map<String, Json>, String> {
     .collect())
 }
 
-/// What the protocols of a route change in its schema.
-struct RouteVariant {
-    /// Fields that may not be set, and the text that says so.
-    forbidden: &'static [&'static str],
-    because: &'static str,
-    strip_path: Json,
-    checks: Json,
-}
-
-fn http_route() -> RouteVariant {
-    RouteVariant {
-        forbidden: &["sources", "destinations"],
-        because: "'protocols' is 'http' or 'https'",
-        strip_path: json!({"type": "boolean", "required": true, "default": true}),
-        checks: json!([{"conditional_at_least_one_of": {
-            "if_field": "protocols",
-            "if_match": {"contains": "https"},
-            "then_at_least_one_of": ["methods", "hosts", "headers", "paths", "snis"],
-            "then_err": "must set one of %s when 'protocols' is 'https'",
-            "else_match": {"contains": "http"},
-            "else_then_at_least_one_of": ["methods", "hosts", "headers", "paths"],
-            "else_then_err": "must set one of %s when 'protocols' is 'http'",
-        }}]),
-    }
-}
-
-fn stream_route() -> RouteVariant {
-    let of = |names: &[&str]| json!({"elements": {"type": "string", "one_of": names}});
-    RouteVariant {
-        forbidden: &["methods", "hosts", "paths", "headers"],
-        because: "'protocols' is 'tcp', 'tls', 'tls_passthrough' or 'udp'",
-        strip_path: json!({"type": "boolean", "required": true, "default": true}),
-        checks: json!([
-            {"conditional_at_least_one_of": {
-                "if_field": "protocols",
-                "if_match": of(&["tcp", "tls", "udp"]),
-                "then_at_least_one_of": ["sources", "destinations", "snis"],
-                "then_err": "must set one of %s when 'protocols' is 'tcp', 'tls' or 'udp'",
-            }},
-            {"conditional_at_least_one_of": {
-                "if_field": "protocols",
-                "if_match": of(&["tls_passthrough"]),
-                "then_at_least_one_of": ["snis"],
-                "then_err": "must set snis when 'protocols' is 'tls_passthrough'",
-            }},
-        ]),
-    }
-}
-
-fn grpc_route() -> RouteVariant {
-    RouteVariant {
-        forbidden: &["methods", "sources", "destinations"],
-        because: "'protocols' is 'grpc' or 'grpcs'",
-        strip_path: json!({
-            "type": "boolean", "required": true, "default": false, "ne": true,
-            "err": "cannot set 'strip_path' when 'protocols' is 'grpc' or 'grpcs'",
-        }),
-        checks: json!([{"conditional_at_least_one_of": {
-            "if_field": "protocols",
-            "if_match": {"contains": "grpcs"},
-            "then_at_least_one_of": ["hosts", "headers", "paths", "snis"],
-            "then_err": "must set one of %s when 'protocols' is 'grpcs'",
-            "else_match": {"contains": "grpc"},
-            "else_then_at_least_one_of": ["hosts", "headers", "paths"],
-            "else_then_err": "must set one of %s when 'protocols' is 'grpc'",
-        }}]),
-    }
-}
-
-fn route(variant: &RouteVariant) -> Record {
-    let endpoints = json!({
-        "type": "set",
-        "elements": {
-            "type": "record",
-            "fields": [{"ip": {"type": "string", "custom_validator": "ip_or_cidr"}}, {"port": port()}],
-            "entity_checks": [{"at_least_one_of": ["ip", "port"]}],
-        },
-    });
-    let field = |name: &str, description: Json| {
-        let description = if variant.forbidden.contains(&name) {
-            with(description, json!({"eq": null, "err": format!("cannot set '{name}' when {}", variant.because)}))
-        } else {
-            description
-        };
-        json!({name: description})
-    };
-    let fields = list(&[
-        &common(),
-        &json!([
-            {"name": name()},
-            {"protocols": {
-                "type": "set", "len_min": 1, "required": true, "elements": protocol(),
-                "mutually_exclusive_subsets": [
-                    ["http", "https"], ["tcp", "tls", "udp"], ["tls_passthrough"], ["grpc", "grpcs"],
-                ],
-                "default": ["http", "https"],
-            }},
-            {"https_redirect_status_code": {
-                "type": "integer", "one_of": [426, 301, 302, 307, 308], "default": 426, "required": true,
-            }},
-            {"strip_path": variant.strip_path},
-            {"preserve_host": {"type": "boolean", "required": true, "default": false}},
-            {"request_buffering": {"type": "boolean", "required": true, "default": true}},
-            {"response_buffering": {"type": "boolean", "required": true, "default": true}},
-        ]),
-        &tags(),
-        &json!([
-            {"service": {"type": "foreign"}},
-            {"snis": {"type": "set", "elements": {"type": "string", "custom_validator": "wildcard_host"}}},
-            field("sources", endpoints.clone()),
-            field("destinations", endpoints),
-            field("methods", json!({"type": "set", "elements": {"type": "string", "match": "^%u+$"}})),
-            field("hosts", json!({"type": "array", "elements": {
-                "type": "string",
-                "match_all": [{
-                    "pattern": "^[^*]*%*?[^*]*$",
-                    "err": "invalid wildcard: must have at most one wildcard",
-                }],
-                "match_any": {
-                    "patterns": ["^%*%.", "%.%*$", "^[^*]*$"],
-                    "err": "invalid wildcard: must be placed at leftmost or rightmost label",
-                },
-                "custom_validator": "route_host",
-            }})),
-            field("paths", json!({"type": "array", "elements": {
-                "type": "string",
-                "match_any": {
-                    "patterns": ["^/", "^~/"],
-                    "err": "should start with: / (fixed path) or ~/ (regex path)",
-                },
-                "match_none": [{"pattern": "//", "err": "must not have empty segments"}],
-                "custom_validator": "router_path",
-            }})),
-            field("headers", json!({
-                "type": "map",
-                "keys": {
-                    "type": "string",
-                    "match_none": [{
-                        "pattern": "^[Hh][Oo][Ss][Tt]$",
-                        "err": "cannot contain 'host' header, which must be specified in the 'hosts' attribute",
-                    }],
-                    "custom_validator": "header_name",
-                },
-                "values": {"type": "array", "elements": {"type": "string"}},
-            })),
-            {"regex_priority": {"type": "integer", "default": 0}},
-            {"path_handling": {"type": "string", "default": "v0", "one_of": ["v0", "v1"]}},
-        ]),
-    ]);
-    let checks = list(&[
-        &json!([{"conditional": {
-            "if_field": "protocols",
-            "if_match": {"elements": {"type": "string", "not_one_of": ["grpcs", "https", "tls", "tls_passthrough"]}},
-            "then_field": "snis",
-            "then_match": {"len_eq": 0},
-            "then_err": "'snis' can only be set when 'protocols' is 'grpcs', 'https', 'tls' or 'tls_passthrough'",
-        }}]),
-        &variant.checks,
-    ]);
-    build(&fields, &checks, Vec::new())
-}
-
 fn sni() -> Record {
     build(
         &list(&[
@@ -566,152 +407,6 @@ fn oauth2() -> Record {
         ]),
         &Json::Null,
     )
-}
-
-/// The health checks of an upstream: counters are off by default.
-fn healthchecks() -> Json {
-    let seconds = |default: u32| json!({"type": "number", "between": [0, 65535], "default": default});
-    let counter = || json!({"type": "integer", "between": [0, 255], "default": 0});
-    let statuses = |default: Json| json!({"type": "array", "elements": {"type": "integer", "between": [100, 999]}, "default": default});
-    let check_type =
-        || json!({"type": "string", "one_of": ["tcp", "http", "https", "grpc", "grpcs"], "default": "http"});
-    json!({"type": "record", "fields": [
-        {"active": {"type": "record", "fields": [
-            {"type": check_type()},
-            {"timeout": seconds(1)},
-            {"concurrency": {"type": "integer", "between": [1, 2_147_483_648_u32], "default": 10}},
-            {"http_path": with(path(), json!({"default": "/"}))},
-            {"https_sni": {"type": "string", "custom_validator": "sni"}},
-            {"https_verify_certificate": {"type": "boolean", "required": true, "default": true}},
-            {"headers": {
-                "type": "map",
-                "keys": {"type": "string", "custom_validator": "header_name"},
-                "values": {"type": "array", "elements": {"type": "string"}},
-            }},
-            {"healthy": {"type": "record", "fields": [
-                {"interval": seconds(0)},
-                {"http_statuses": statuses(json!([200, 302]))},
-                {"successes": counter()},
-            ]}},
-            {"unhealthy": {"type": "record", "fields": [
-                {"interval": seconds(0)},
-                {"http_statuses": statuses(json!([429, 404, 500, 501, 502, 503, 504, 505]))},
-                {"tcp_failures": counter()},
-                {"timeouts": counter()},
-                {"http_failures": counter()},
-            ]}},
-        ]}},
-        {"passive": {"type": "record", "fields": [
-            {"type": check_type()},
-            {"healthy": {"type": "record", "fields": [
-                {"http_statuses": statuses(json!([
-                    200, 201, 202, 203, 204, 205, 206, 207, 208, 226, 300, 301, 302, 303, 304, 305, 306, 307, 308,
-                ]))},
-                {"successes": counter()},
-            ]}},
-            {"unhealthy": {"type": "record", "fields": [
-                {"http_statuses": statuses(json!([429, 500, 503]))},
-                {"tcp_failures": counter()},
-                {"timeouts": counter()},
-                {"http_failures": counter()},
-            ]}},
-        ]}},
-        {"threshold": {"type": "number", "default": 0, "between": [0, 100]}},
-    ]})
-}
-
-fn upstream() -> Record {
-    const HASH: [&str; 8] = ["none", "consumer", "ip", "header", "cookie", "path", "query_arg", "uri_capture"];
-    let hash = || json!({"type": "string", "default": "none", "one_of": HASH});
-    let header = || json!({"type": "string", "custom_validator": "header_name"});
-    let param = || json!({"type": "string", "len_min": 1});
-    let needs = |field: &str, value: &str, needed: &str| {
-        json!({"conditional": {
-            "if_field": field, "if_match": {"match": format!("^{value}$")},
-            "then_field": needed, "then_match": {"required": true},
-        }})
-    };
-    let fallback_of = |value: &str, allowed: &[&str]| {
-        json!({"conditional": {
-            "if_field": "hash_on", "if_match": {"match": format!("^{value}$")},
-            "then_field": "hash_fallback", "then_match": {"one_of": allowed},
-        }})
-    };
-    build(
-        &list(&[
-            &common(),
-            &json!([
-                {"name": {"type": "string", "required": true, "custom_validator": "upstream_name"}},
-                {"algorithm": {
-                    "type": "string", "default": "round-robin",
-                    "one_of": ["consistent-hashing", "least-connections", "round-robin", "latency"],
-                }},
-                {"hash_on": hash()},
-                {"hash_fallback": hash()},
-                {"hash_on_header": header()},
-                {"hash_fallback_header": header()},
-                {"hash_on_cookie": {"type": "string", "custom_validator": "cookie_name"}},
-                {"hash_on_cookie_path": with(path(), json!({"default": "/"}))},
-                {"hash_on_query_arg": param()},
-                {"hash_fallback_query_arg": param()},
-                {"hash_on_uri_capture": param()},
-                {"hash_fallback_uri_capture": param()},
-                {"slots": {"type": "integer", "default": 10000, "between": [10, 65536]}},
-                {"healthchecks": healthchecks()},
-            ]),
-            &tags(),
-            &json!([
-                {"host_header": {"type": "string", "custom_validator": "host_with_optional_port"}},
-                {"client_certificate": {"type": "foreign"}},
-                {"use_srv_name": {"type": "boolean", "default": false}},
-            ]),
-        ]),
-        &json!([
-            needs("hash_on", "header", "hash_on_header"),
-            needs("hash_fallback", "header", "hash_fallback_header"),
-            needs("hash_on", "cookie", "hash_on_cookie"),
-            needs("hash_fallback", "cookie", "hash_on_cookie"),
-            fallback_of("none", &["none"]),
-            fallback_of("cookie", &["none"]),
-            fallback_of("consumer", &["none", "ip", "header", "cookie", "path", "query_arg", "uri_capture"]),
-            fallback_of("ip", &["none", "consumer", "header", "cookie", "path", "query_arg", "uri_capture"]),
-            fallback_of("path", &["none", "consumer", "header", "cookie", "query_arg", "ip", "uri_capture"]),
-            {"distinct": ["hash_on_header", "hash_fallback_header"]},
-            needs("hash_on", "query_arg", "hash_on_query_arg"),
-            needs("hash_fallback", "query_arg", "hash_fallback_query_arg"),
-            {"distinct": ["hash_on_query_arg", "hash_fallback_query_arg"]},
-            needs("hash_on", "uri_capture", "hash_on_uri_capture"),
-            needs("hash_fallback", "uri_capture", "hash_fallback_uri_capture"),
-            {"distinct": ["hash_on_uri_capture", "hash_fallback_uri_capture"]},
-        ]),
-        vec![
-            Shorthand { field: "algorithm", expand: expand_algorithm },
-            Shorthand { field: "hash_on", expand: expand_hash_on },
-        ],
-    )
-}
-
-/// The algorithms that hash nothing reset `hash_on`.
-fn expand_algorithm(value: &Json) -> Result<Map<String, Json>, String> {
-    if !value.is_string() && !value.is_null() {
-        return Err("expected a string".to_owned());
-    }
-    let mut fields: Map<String, Json> = [("algorithm".to_owned(), value.clone())].into_iter().collect();
-    if matches!(value.as_str(), Some("least-connections" | "latency")) {
-        fields.insert("hash_on".to_owned(), Json::Null);
-    }
-    Ok(fields)
-}
-
-/// What is hashed decides the algorithm.
-fn expand_hash_on(value: &Json) -> Result<Map<String, Json>, String> {
-    let fields: &[(&str, Json)] = match value {
-        Json::Null => &[("hash_on", json!("none"))],
-        Json::String(text) if text == "none" => &[("hash_on", json!("none")), ("algorithm", json!("round-robin"))],
-        Json::String(_) => &[("hash_on", value.clone()), ("algorithm", json!("consistent-hashing"))],
-        _ => return Err("expected a string".to_owned()),
-    };
-    Ok(fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect())
 }
 
 #[cfg(test)]

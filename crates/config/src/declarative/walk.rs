@@ -186,7 +186,7 @@ impl Walker<'_> {
                 }
             };
             let mut found = ErrorTree::default();
-            self.item(kind, item, parent, place, &mut found);
+            self.item(kind, item, parent, &place, &mut found);
             if !found.is_empty() {
                 *errors.item_mut(at) = found;
             }
@@ -198,7 +198,7 @@ impl Walker<'_> {
         kind: Kind,
         mut item: Map<String, Json>,
         parent: Option<Parent>,
-        place: Place,
+        place: &Place,
         errors: &mut ErrorTree,
     ) {
         remarks(&mut item, errors);
@@ -222,30 +222,15 @@ impl Walker<'_> {
                 }
                 if errors.is_empty() {
                     self.complete(kind, &mut fields, &references);
-                    let path = place.path.clone();
                     self.entities.push(Entity { kind, id, fields, references, place: place.clone() });
-                    self.children(kind, id, &place, children, &path, errors);
-                    return;
                 }
             }
             Err(tree) => merge(errors, tree),
         }
-        let path = place.path.clone();
-        self.children(kind, id, &place, children, &path, errors);
-    }
-
-    fn children(
-        &mut self,
-        kind: Kind,
-        id: Id,
-        place: &Place,
-        children: Vec<(Kind, &'static str, Json)>,
-        path: &str,
-        errors: &mut ErrorTree,
-    ) {
+        // What is nested is looked at even if this entity is wrong, so that everything is reported at once.
         for (child, field, value) in children {
             let mut found = ErrorTree::default();
-            let below = format!("{path}.{}", child.collection());
+            let below = format!("{}.{}", place.path, child.collection());
             self.collection(child, value, Some(Parent { kind, at: place.at, id, field }), &below, &mut found);
             if !found.is_empty() {
                 *errors.field_mut(child.collection()) = found;

@@ -16,9 +16,9 @@ pub struct FieldError {
 pub enum ErrorTree {
     Message(String),
     /// By field name; `@entity` holds what concerns several fields.
-    Fields(Vec<(String, ErrorTree)>),
+    Fields(Vec<(String, Self)>),
     /// By position, from 0.
-    Items(BTreeMap<usize, ErrorTree>),
+    Items(BTreeMap<usize, Self>),
 }
 
 impl Default for ErrorTree {

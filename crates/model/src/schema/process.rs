@@ -1,5 +1,7 @@
 //! Filling in defaults and checking values.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Number, Value as Json};
 
 use super::{ErrorTree, Field, FieldError, Kind, Record, Rule, is_reference};
@@ -205,14 +207,11 @@ fn table(value: Json) -> Result<Map<String, Json>, Json> {
 }
 
 fn without_duplicates(list: Vec<Json>) -> Vec<Json> {
-    let mut out: Vec<Json> = Vec::with_capacity(list.len());
-    for value in list {
+    let mut seen = HashSet::with_capacity(list.len());
+    list.into_iter()
         // Lua tables are equal only to themselves.
-        if value.is_object() || value.is_array() || !out.contains(&value) {
-            out.push(value);
-        }
-    }
-    out
+        .filter(|value| value.is_object() || value.is_array() || seen.insert(value.to_string()))
+        .collect()
 }
 
 fn items(elements: &Field, list: Vec<Json>) -> Result<Json, (Json, ErrorTree)> {

@@ -23,7 +23,7 @@ pub(crate) const FUNCTIONS: &[Function] = &[
     Function {
         name: "kong.client.get_ip",
         run: ip,
-        phases: PhaseRule::Any,
+        phases: PhaseRule::AfterHandshake,
         args: "",
         result: "string",
         about: "The address of the peer that made the connection.",
@@ -32,7 +32,7 @@ pub(crate) const FUNCTIONS: &[Function] = &[
     Function {
         name: "kong.client.get_forwarded_ip",
         run: forwarded_ip,
-        phases: PhaseRule::Any,
+        phases: PhaseRule::AfterHandshake,
         args: "",
         result: "string",
         about: "The client's address, taken from `real_ip_header` where the peer is trusted.",
@@ -41,7 +41,7 @@ pub(crate) const FUNCTIONS: &[Function] = &[
     Function {
         name: "kong.client.get_port",
         run: port,
-        phases: PhaseRule::Any,
+        phases: PhaseRule::AfterHandshake,
         args: "",
         result: "number",
         about: "The port of the peer that made the connection.",
@@ -50,7 +50,7 @@ pub(crate) const FUNCTIONS: &[Function] = &[
     Function {
         name: "kong.client.get_forwarded_port",
         run: forwarded_port,
-        phases: PhaseRule::Any,
+        phases: PhaseRule::AfterHandshake,
         args: "",
         result: "number",
         about: "The client's port, taken from `real_ip_header` where the peer is trusted and the header has one.",

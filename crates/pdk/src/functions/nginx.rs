@@ -1,5 +1,6 @@
 //! `kong.nginx`: nginx's variables, its context and its counters.
 
+use silverback_model::Phase;
 use silverback_protocol::Value;
 
 use super::{argument, ctx};
@@ -14,7 +15,7 @@ pub(crate) const FUNCTIONS: &[Function] = &[
     Function {
         name: "kong.nginx.get_var",
         run: var,
-        phases: PhaseRule::Any,
+        phases: PhaseRule::AfterHandshake,
         args: "name: string",
         result: "string or nil",
         about: "The value of a variable of nginx.",
@@ -102,7 +103,7 @@ fn set_ctx(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
 }
 
 fn start_time(exchange: &mut Exchange, _: &Caller, _: &[Value]) -> Outcome {
-    if exchange.subsystem == Subsystem::Stream {
+    if exchange.subsystem == Subsystem::Stream || exchange.phase == Phase::Certificate {
         return Outcome::nothing();
     }
     Outcome::value(lua::from_number((exchange.started * 1000.0).floor() / 1000.0))

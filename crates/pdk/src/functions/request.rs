@@ -40,7 +40,7 @@ pub(crate) const FUNCTIONS: &[Function] = &[
     Function {
         name: "kong.request.get_port",
         run: port,
-        phases: PhaseRule::Any,
+        phases: PhaseRule::AfterHandshake,
         args: "",
         result: "number",
         about: "The port that was connected to.",

@@ -386,6 +386,10 @@ fn send(exchange: &mut Exchange, caller: &Caller, status: u16, body: &Value, giv
             }
         }
     };
+    if let ExitBody::Bytes(bytes) = &body {
+        // In response, the upstream's would be there otherwise.
+        headers.entry(header::CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(bytes.len()));
+    }
     exchange.response.source = Some(Source::Exit);
     exchange.exit = Some(Exit { status, body, headers });
     Ok(Outcome::Exit)

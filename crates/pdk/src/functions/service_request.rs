@@ -7,7 +7,7 @@ use silverback_protocol::Value;
 use super::{argument, raising, string};
 use crate::{
     Caller, Exchange, Outcome, body,
-    exchange::{RequestBody, Subsystem},
+    exchange::RequestBody,
     function::{Function, KongPhases, PhaseRule},
     headers,
     json::{self, EmptyList},
@@ -159,10 +159,10 @@ pub(crate) const FUNCTIONS: &[Function] = &[
     Function {
         name: "kong.service.request.disable_tls",
         run: disable_tls,
-        phases: PhaseRule::Any,
+        phases: PREREAD_BALANCER,
         args: "",
         result: "true",
-        about: "In the preread phase of streams: speaks to the upstream in clear text.",
+        about: "In streams: speaks to the upstream in clear text.",
         since: "0.1",
     },
 ];
@@ -173,13 +173,6 @@ fn enable_buffering(exchange: &mut Exchange, _: &Caller, _: &[Value]) -> Outcome
 }
 
 fn disable_tls(exchange: &mut Exchange, _: &Caller, _: &[Value]) -> Outcome {
-    if exchange.subsystem == Subsystem::Http {
-        // Kong has the function in streams only.
-        return Outcome::Unknown;
-    }
-    if let Err(error) = PREREAD_BALANCER.check(exchange.phase) {
-        return Outcome::Raise(error);
-    }
     exchange.upstream.scheme = "tcp".to_owned();
     Outcome::value(true)
 }

@@ -33,6 +33,7 @@ pub(crate) struct Stage {
     pub(crate) host: Arc<Host>,
     pub(crate) connections: Connections,
     protocol: WireProtocol,
+    plugin: &'static str,
     folder: TempDir,
     elsewhere: Option<Child>,
 }
@@ -62,6 +63,17 @@ impl Stage {
         folder: TempDir,
         start_cmd: Option<String>,
     ) -> Self {
+        Self::named(protocol, deadlines, folder, start_cmd, "actor")
+    }
+
+    /// With a plugin of another name.
+    pub(crate) fn named(
+        protocol: WireProtocol,
+        deadlines: Deadlines,
+        folder: TempDir,
+        start_cmd: Option<String>,
+        plugin: &'static str,
+    ) -> Self {
         let server = PluginServer {
             name: "stand-in".to_owned(),
             socket: folder.path().join("socket"),
@@ -71,7 +83,7 @@ impl Stage {
         let offer = Offer { server: "stand-in".to_owned(), protocol, socket: None, plugins: Vec::new() };
         let host = Host::start_with(&[server], &[], &[offer], deadlines);
         let connections = Connections::new(Arc::clone(&host));
-        Self { host, connections, protocol, folder, elsewhere: None }
+        Self { host, connections, protocol, plugin, folder, elsewhere: None }
     }
 
     /// Starts the stand-in as somebody else than the host; ends the one before.
@@ -95,15 +107,15 @@ impl Stage {
     }
 
     fn instance_of(&self, config: Map<String, Json>) -> Arc<Instance> {
-        self.host.instance("stand-in", "actor", config).expect("the server exists")
+        self.host.instance("stand-in", self.plugin, config).expect("the server exists")
     }
 
     /// An instance whose handler takes these actions.
-    pub(crate) fn script(&self, script: Json) -> Arc<Instance> {
-        self.instance(serde_json::json!({ "script": script }))
+    pub(crate) fn script(&self, script: impl Into<Json>) -> Arc<Instance> {
+        self.instance(serde_json::json!({ "script": script.into() }))
     }
 
-    pub(crate) async fn run(&self, instance: &Arc<Instance>, pdk: &mut Script) -> Result<EventEnd, EventFailure> {
+    pub(crate) async fn run(&self, instance: &Arc<Instance>, pdk: &mut impl Pdk) -> Result<EventEnd, EventFailure> {
         self.connections.handle_event(instance, Phase::Access, pdk).await
     }
 

@@ -172,6 +172,10 @@ impl<'a> Attempts<'a> {
 
     async fn next_of(&self, host: &str, port: u16) -> Result<Address, BalanceError> {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        // A plugin may name an address and a port in one; that port counts then.
+        if let Ok(socket) = host.parse::<SocketAddr>() {
+            return Ok(Address { socket, host: host.to_owned(), port: socket.port() });
+        }
         let ip = match bare.parse::<IpAddr>() {
             Ok(ip) => ip,
             Err(_) => {

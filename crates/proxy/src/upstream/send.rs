@@ -15,7 +15,7 @@ use super::{
 use crate::{
     body::{BodyTooLarge, ClientRequestBody, FileBody, UpstreamRequestBody},
     flight::Flight,
-    forwarded::UpstreamHead,
+    forwarded::{UpstreamHead, declared_length},
 };
 
 /// An upstream's answer, its body still to come.
@@ -236,7 +236,10 @@ fn server_name(host: &str) -> String {
 async fn body(flight: &mut Flight) -> std::io::Result<UpstreamRequestBody> {
     Ok(match &flight.exchange.request.body {
         RequestBody::None | RequestBody::Failed(_) => UpstreamRequestBody::Empty,
-        RequestBody::Memory(bytes) => whole(bytes.clone()),
+        RequestBody::Memory(bytes) => {
+            let declared = declared_length(&flight.exchange).and_then(|length| usize::try_from(length).ok());
+            whole(bytes.slice(..declared.unwrap_or(bytes.len()).min(bytes.len())))
+        }
         RequestBody::File(path, length) => UpstreamRequestBody::File(FileBody::open(path, *length).await?),
         RequestBody::Unread => match flight.incoming.take() {
             Some(incoming) => UpstreamRequestBody::Client(ClientRequestBody::new(

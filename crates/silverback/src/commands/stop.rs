@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use nix::sys::signal::Signal;
+use nix::{sys::signal::Signal, unistd::Pid};
 
 use super::{seconds, wait_until};
 use crate::{
@@ -25,14 +25,11 @@ pub(super) fn stop(options: &Prefix, console: Console) -> Result<(), CommandErro
 
 /// Sends SIGTERM and waits for the end.
 pub(super) fn stop_now(prefix: &Path, console: Console) -> Result<(), CommandError> {
-    send(prefix, Signal::SIGTERM, console)?;
-    if wait_until(STOP_LIMIT, || pidfile::running(prefix).is_none()) {
+    let pid = send(prefix, Signal::SIGTERM, console)?;
+    if wait_until(STOP_LIMIT, || !pidfile::is_alive(pid)) {
         return Ok(());
     }
-    match pidfile::running(prefix) {
-        None => Ok(()),
-        Some(pid) => Err(CommandError::DoesNotEnd { prefix: prefix.to_path_buf(), pid: pid.as_raw() }),
-    }
+    Err(CommandError::DoesNotEnd { prefix: prefix.to_path_buf(), pid: pid.as_raw() })
 }
 
 pub(super) fn quit(options: &Quit, console: Console) -> Result<(), CommandError> {
@@ -45,10 +42,10 @@ pub(super) fn quit(options: &Quit, console: Console) -> Result<(), CommandError>
             return Ok(());
         }
     }
-    send(&prefix, Signal::SIGQUIT, console)?;
+    let pid = send(&prefix, Signal::SIGQUIT, console)?;
     console.verbose("waiting for the requests under way to finish");
     let limit = seconds(options.timeout).max(Duration::from_secs(1));
-    if wait_until(limit, || pidfile::running(&prefix).is_none()) {
+    if wait_until(limit, || !pidfile::is_alive(pid)) {
         console.info("Kong stopped (gracefully)");
         return Ok(());
     }
@@ -62,12 +59,10 @@ pub(super) fn quit(options: &Quit, console: Console) -> Result<(), CommandError>
     Ok(())
 }
 
-/// Signals the gateway of a prefix.
-pub(super) fn send(prefix: &Path, signal: Signal, console: Console) -> Result<(), CommandError> {
+/// Signals the gateway of a prefix; its pid.
+pub(super) fn send(prefix: &Path, signal: Signal, console: Console) -> Result<Pid, CommandError> {
     console.verbose(format_args!("sending {signal} to the gateway of {}", pidfile::path(prefix).display()));
-    if pidfile::signal(prefix, signal).map_err(CommandError::Signal)? {
-        Ok(())
-    } else {
-        Err(CommandError::NotRunning(prefix.to_path_buf()))
-    }
+    pidfile::signal(prefix, signal)
+        .map_err(CommandError::Signal)?
+        .ok_or_else(|| CommandError::NotRunning(prefix.to_path_buf()))
 }

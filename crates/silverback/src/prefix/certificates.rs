@@ -28,7 +28,12 @@ pub(super) fn self_signed(algorithm: Algorithm) -> Result<Pair, rcgen::Error> {
     };
     let mut parameters = CertificateParams::new(vec!["localhost".to_owned()])?;
     let mut name = DistinguishedName::new();
-    name.push(DnType::OrganizationName, "Silverback");
+    // Kong's, word for word: monitoring knows a default certificate by it.
+    name.push(DnType::CountryName, "US");
+    name.push(DnType::StateOrProvinceName, "California");
+    name.push(DnType::LocalityName, "San Francisco");
+    name.push(DnType::OrganizationName, "Kong");
+    name.push(DnType::OrganizationalUnitName, "IT Department");
     name.push(DnType::CommonName, "localhost");
     parameters.distinguished_name = name;
     parameters.is_ca = IsCa::ExplicitNoCa;

@@ -1,0 +1,325 @@
+//! From text and environment to settings.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::settings::{ListenAddress, LogEscape, LogLevel, LogTarget};
+
+fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+fn loaded(text: &str, variables: &[(&str, &str)]) -> Loaded {
+    load_text(Some(Path::new("/etc/kong.conf")), text, &env(variables)).unwrap_or_else(|problem| panic!("{problem}"))
+}
+
+fn settings(text: &str) -> Settings {
+    loaded(text, &[]).settings
+}
+
+/// For tests that call a value `settings`.
+fn settings_of(text: &str) -> Settings {
+    settings(text)
+}
+
+fn problems(text: &str, variables: &[(&str, &str)]) -> Vec<String> {
+    match load_text(Some(Path::new("/k")), text, &env(variables)) {
+        Ok(_) => Vec::new(),
+        Err(problem) => problem.to_string().lines().map(str::to_owned).collect(),
+    }
+}
+
+#[test]
+fn defaults_are_kongs() {
+    let settings = load_text(None, "", &BTreeMap::new()).unwrap().settings;
+    assert_eq!(settings.prefix, Path::new("/usr/local/kong"));
+    assert_eq!(settings.log_level, LogLevel::Notice);
+    assert!(settings.daemon && settings.plugins.bundled && settings.plugins.named.is_empty());
+    assert_eq!(settings.proxy_listen.len(), 2);
+    assert!(settings.proxy_listen[1].ssl && settings.proxy_listen[1].http2);
+    assert_eq!(settings.admin_listen[0].address, ListenAddress::Tcp("127.0.0.1:8001".parse().unwrap()));
+    assert_eq!(settings.status_listen[0].address, ListenAddress::Tcp("127.0.0.1:8007".parse().unwrap()));
+    assert!(settings.stream_listen.is_empty());
+    assert_eq!(settings.upstream.pool_size, 512);
+    assert_eq!(settings.http.body_buffer_size, 8192);
+    assert_eq!(settings.lua.max_uri_args, 100);
+    assert_eq!(settings.errors.default_type, "text/plain");
+    assert!(settings.headers.server && settings.headers.upstream_latency && !settings.headers.upstream_status);
+    assert!(settings.upstream_request_id && settings.ignored.is_empty() && settings.raw.is_empty());
+}
+
+#[test]
+fn the_environment_beats_the_file() {
+    let text = "log_level = debug\nplugins = a\nprefix = /p";
+    let loaded = loaded(text, &[("KONG_LOG_LEVEL", "error"), ("KONG_PLUGINS", "b, bundled"), ("KONG_PORT", "x")]);
+    assert_eq!(loaded.settings.log_level, LogLevel::Error);
+    assert_eq!(loaded.settings.plugins.named, ["b"]);
+    assert!(loaded.settings.plugins.bundled);
+    assert_eq!(loaded.settings.prefix, Path::new("/p"));
+    // Kubernetes injects KONG_* for a Service named kong: no word about unknown ones.
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+    // An empty variable unsets what the file says.
+    let loaded = loaded_with_empty();
+    assert_eq!(loaded.settings.log_level, LogLevel::Notice);
+}
+
+fn loaded_with_empty() -> Loaded {
+    loaded("log_level = debug", &[("KONG_LOG_LEVEL", "")])
+}
+
+#[test]
+fn every_problem_has_its_place() {
+    for (text, variables, expect) in [
+        ("log_level = loud", &[][..], "/k:1: log_level has an invalid value: 'loud' (debug, info,"),
+        ("\n\ndatabase = postgres", &[], "/k:3: database = postgres is not supported yet: use database = off"),
+        ("", &[("KONG_DATABASE", "cassandra")], "KONG_DATABASE: database = cassandra is not supported yet"),
+        ("proxy_listen = x", &[], "/k:1: proxy_listen must be of form"),
+        ("", &[("KONG_ADMIN_LISTEN", "1.1.1.1")], "KONG_ADMIN_LISTEN: admin_listen must be of form"),
+        ("proxy_listen = 127.0.0.1:8001", &[], "admin_listen: 127.0.0.1:8001 is listened on by proxy_listen already"),
+        ("lua_max_req_headers = 0", &[], "/k:1: lua_max_req_headers must be an integer between 1 and 1000"),
+        ("lua_max_req_headers = many", &[], "/k:1: lua_max_req_headers is not a number: 'many'"),
+        ("upstream_keepalive_pool_size = -1", &[], "/k:1: upstream_keepalive_pool_size must be 0 or greater"),
+        ("real_ip_recursive = maybe", &[], "/k:1: real_ip_recursive is not a boolean: 'maybe' (on, off)"),
+        ("headers = via, nope", &[], "/k:1: headers: invalid entry 'nope'"),
+        ("headers_upstream = nope", &[], "/k:1: headers_upstream: invalid entry 'nope'"),
+        ("trusted_ips = 10.0.0.0/33", &[], "/k:1: trusted_ips must be a comma separated list in the form of IPv4"),
+        ("port_maps = 80", &[], "/k:1: invalid port mapping (`port_maps`): 80"),
+        ("error_default_type = text/x", &[], "/k:1: error_default_type has an invalid value: 'text/x'"),
+        ("error_template_html = /nope", &[], "/k:1: error_template_html: could not read /nope"),
+        ("declarative_config = /nope.yml", &[], "/k:1: declarative_config: no file at /nope.yml"),
+        ("nginx_http_client_max_body_size = big", &[], "/k:1: nginx_http_client_max_body_size is not a size: 'big'"),
+        ("nginx_proxy_send_timeout = x", &[], "/k:1: nginx_proxy_send_timeout is not a time: 'x'"),
+        ("nginx_http_include = /x", &[], "/k:1: nginx_http_include: nginx configuration files are not supported"),
+        ("nginx_worker_processes = 0", &[], "/k:1: nginx_worker_processes must be 'auto' or an integer between 1 and"),
+        ("nginx_http_log_format = x", &[], "/k:1: nginx_http_log_format: must be of form"),
+        ("proxy_access_log = a.log mine", &[], "/k:1: proxy_access_log: there is no log format named 'mine'"),
+        ("ssl_cipher_suite = custom\nssl_protocols = TLSv1", &[], "/k:2: ssl_protocols: neither TLSv1.2 nor TLSv1.3"),
+        ("ssl_cipher_suite = x", &[], "/k:1: Undefined cipher suite x"),
+        ("ssl_cert = /nope", &[], "/k:1: ssl_cert_key must be specified"),
+        ("pluginserver_names = a,A", &[], "/k:1: query_command undefined for pluginserver a"),
+        ("prefix = {vault://env/nope}", &[], "/k:1: failed to dereference '{vault://env/nope}'"),
+    ] {
+        let found = problems(text, variables);
+        assert!(found.iter().any(|problem| problem.starts_with(expect)), "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn all_problems_come_at_once_and_in_order() {
+    let found = problems("log_level = x\nheaders = x\nport_maps = x", &[("KONG_ADMIN_LISTEN", "x")]);
+    let starts: Vec<&str> = found.iter().filter_map(|problem| problem.split(": ").next()).collect();
+    assert_eq!(starts, ["/k:1", "/k:2", "/k:3", "KONG_ADMIN_LISTEN"]);
+}
+
+#[test]
+fn unknown_names_in_the_file_are_warned_of() {
+    for (text, expect) in [
+        ("log_levle = info", "/etc/kong.conf:1: unknown property 'log_levle', did you mean 'log_level'?"),
+        ("proxy_lisen = off", "/etc/kong.conf:1: unknown property 'proxy_lisen', did you mean 'proxy_listen'?"),
+        ("qwertyuiop_asdf = 1", "/etc/kong.conf:1: unknown property 'qwertyuiop_asdf'"),
+        ("just words", "/etc/kong.conf:1: ignored, it is not of the form 'name = value': just words"),
+        (
+            "log_level = info\nlog_level = warn",
+            "/etc/kong.conf:2: 'log_level' was set on line 1 already; this one counts",
+        ),
+    ] {
+        assert_eq!(loaded(text, &[]).warnings, [expect], "{text}");
+    }
+}
+
+#[test]
+fn what_means_nothing_here_is_listed() {
+    let settings = settings(
+        "pg_host = x\npg_password = secret\ndns_order = A\nnginx_http_charset = x\nnginx_http_gzip = on\nadmin_gui_listen = off",
+    );
+    let found: Vec<_> = settings.ignored.iter().map(|p| (p.name.as_str(), p.value.as_str(), p.important)).collect();
+    assert_eq!(
+        found,
+        [
+            ("dns_order", "A", true),
+            ("nginx_http_gzip", "on", true),
+            ("pg_host", "x", false),
+            ("pg_password", "******", false),
+            ("nginx_http_charset", "x", false),
+            ("admin_gui_listen", "off", false),
+        ]
+    );
+}
+
+#[test]
+fn injected_directives() {
+    let settings = settings(
+        "nginx_http_client_max_body_size = 8m\nnginx_proxy_client_max_body_size = 1m\nnginx_http_keepalive_timeout = 1m 50s\n\
+         nginx_proxy_large_client_header_buffers = 8 16k\nnginx_http_underscores_in_headers = off\n\
+         nginx_proxy_real_ip_header = proxy_protocol\nnginx_proxy_real_ip_recursive = on\nreal_ip_header = X\n\
+         nginx_main_worker_shutdown_timeout = 1h30m\nnginx_main_env = A; env B=2;\nnginx_proxy_proxy_buffers = 4 8k\n\
+         nginx_main_worker_rlimit_nofile = 1024\nnginx_main_worker_processes = 3",
+    );
+    assert_eq!(settings.http.max_body_size, 1 << 20);
+    assert_eq!(settings.http.keepalive_timeout, Duration::from_secs(60));
+    assert_eq!(settings.http.header_buffers, (8, 16 << 10));
+    assert_eq!(settings.http.proxy_buffers, (4, 8 << 10));
+    assert!(!settings.http.underscores_in_headers && settings.real_ip.recursive);
+    assert_eq!(settings.real_ip.header, "proxy_protocol");
+    assert_eq!(settings.shutdown_timeout, Some(Duration::from_secs(5400)));
+    assert_eq!(settings.main_env, ["A", "B=2"]);
+    assert_eq!((settings.rlimit_nofile, settings.workers), (Some(1024), 3));
+}
+
+#[test]
+fn access_logs_pick_their_format_by_name() {
+    let settings = settings(
+        "prefix = /p\nnginx_http_log_format = a escape=json '{\"s\":$status}'\nnginx_http_log_format = b '$uri' ' $host'\n\
+         proxy_access_log = logs/x.log b\nadmin_access_log = /dev/stdout a\nstatus_access_log = off",
+    );
+    assert_eq!(settings.logs.proxy_access.target, LogTarget::File("/p/logs/x.log".into()));
+    assert_eq!(settings.logs.proxy_access.format.text, "$uri $host");
+    assert_eq!(settings.logs.admin_access.target, LogTarget::Stdout);
+    assert_eq!(settings.logs.admin_access.format.text, "{\"s\":$status}");
+    assert_eq!(settings.logs.admin_access.format.escape, LogEscape::Json);
+    assert_eq!(settings.logs.status_access.target, LogTarget::Off);
+}
+
+#[test]
+fn plugin_servers() {
+    let loaded = loaded(
+        "prefix = /p\npluginserver_names = My-Go, py\npluginserver_my_go_query_cmd = /x -dump\n\
+         pluginserver_my_go_start_cmd = /x\npluginserver_py_query_cmd = q # comment\npluginserver_py_socket = /s\n\
+         pluginserver_rb_socket = /t",
+        &[("KONG_PLUGINSERVER_PY_START_CMD", "env A=b python x.py")],
+    );
+    let servers = loaded.settings.plugin_servers;
+    assert_eq!(servers[0].name, "my-go");
+    assert_eq!(servers[0].socket, Path::new("/p/my-go.socket"));
+    assert_eq!(servers[0].start_cmd.as_deref(), Some("/x"));
+    assert_eq!((servers[1].socket.as_path(), servers[1].query_cmd.as_str()), (Path::new("/s"), "q"));
+    assert_eq!(servers[1].start_cmd.as_deref(), Some("env A=b python x.py"));
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+    assert!(loaded.warnings[0].contains("pluginserver_rb_socket"));
+}
+
+#[test]
+fn a_server_without_a_start_command_is_managed_elsewhere() {
+    let loaded = loaded("pluginserver_names = a\npluginserver_a_query_cmd = q", &[]);
+    assert_eq!(loaded.settings.plugin_servers[0].start_cmd, None);
+    assert!(loaded.warnings[0].starts_with("start_command undefined for pluginserver a"));
+}
+
+#[test]
+fn the_oldest_form_makes_a_server_named_go() {
+    let settings = settings("prefix = /p\ngo_plugins_dir = /go plugins\ngo_pluginserver_exe = /bin/gp");
+    let [server] = &settings.plugin_servers[..] else { panic!("{:?}", settings.plugin_servers) };
+    assert_eq!(server.name, "go");
+    assert_eq!(server.socket, Path::new("/p/go_pluginserver.sock"));
+    assert_eq!(server.start_cmd.as_deref(), Some("/bin/gp -kong-prefix /p -plugins-directory '/go plugins'"));
+    assert_eq!(server.query_cmd, "/bin/gp -dump-all-plugins -plugins-directory '/go plugins'");
+    assert!(settings_of("go_plugins_dir = off").plugin_servers.is_empty());
+}
+
+#[test]
+fn lists_and_tokens() {
+    let settings = settings(
+        "plugins = off\nheaders = off\nheaders_upstream = off\ntrusted_ips = 10.0.0.0/8, ::1, unix:\nport_maps = 80:8000, 443:8443",
+    );
+    assert!(!settings.plugins.bundled && settings.plugins.named.is_empty());
+    assert!(!settings.headers.server && !settings.headers.request_id && !settings.upstream_request_id);
+    assert_eq!(settings.real_ip.trusted.len(), 2);
+    assert!(settings.real_ip.trust_unix);
+    assert_eq!(settings.port_maps, [(80, 8000), (443, 8443)]);
+    let settings = settings_of("headers = X-Kong-Upstream-Status, via");
+    assert!(settings.headers.upstream_status && settings.headers.via && !settings.headers.server);
+}
+
+#[test]
+fn certificates_come_as_files_text_or_base64() {
+    let made = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap();
+    let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let directory = tempfile::tempdir().unwrap();
+    let (cert_path, key_path) = (directory.path().join("c.pem"), directory.path().join("k.pem"));
+    std::fs::write(&cert_path, &cert).unwrap();
+    std::fs::write(&key_path, &key).unwrap();
+    let (certs, keys) =
+        (format!("{},{}", cert_path.display(), reader::to_base64(&cert)), format!("{},{}", key_path.display(), key));
+    let loaded = loaded("", &[("KONG_SSL_CERT", &certs), ("KONG_SSL_CERT_KEY", &keys)]);
+    assert_eq!(
+        loaded.settings.tls.certificates,
+        [(cert_path.display().to_string(), key_path.display().to_string()), (cert, key.trim().to_owned())]
+    );
+    // Several lines become one in .kong_env, and come back.
+    let again = load_text(None, &kong_env(&loaded.settings), &BTreeMap::new()).unwrap();
+    assert_eq!(again.settings.tls.certificates.len(), 2);
+    assert!(!kong_env(&loaded.settings).contains("-----BEGIN"));
+}
+
+#[test]
+fn what_rustls_lacks_is_named() {
+    assert_eq!(settings("").tls.unavailable, Vec::<String>::new());
+    let tls = settings("ssl_cipher_suite = custom\nssl_protocols = TLSv1.1 TLSv1.2\nssl_ciphers = DHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256").tls;
+    assert_eq!(tls.unavailable, ["DHE-RSA-AES128-GCM-SHA256", "TLSv1.1"]);
+    assert!(tls.tls12 && !tls.tls13);
+    let modern = settings("ssl_cipher_suite = modern").tls;
+    assert!(!modern.tls12 && modern.tls13);
+}
+
+#[test]
+fn secrets_are_looked_up_and_not_written_down() {
+    let loaded = loaded("log_level = {vault://env/level}\nvault_env_prefix = MY_", &[("MY_LEVEL", "crit")]);
+    assert_eq!(loaded.settings.log_level, LogLevel::Crit);
+    let written = kong_env(&loaded.settings);
+    assert!(written.contains("log_level = {vault://env/level}") && !written.contains("crit"), "{written}");
+}
+
+#[test]
+fn the_file_must_exist_if_it_is_named() {
+    let problem = load(Some(Path::new("/does/not/exist")), &BTreeMap::new()).unwrap_err();
+    assert_eq!(problem.to_string(), "no file at: /does/not/exist");
+}
+
+#[test]
+fn declarative_text_may_be_base64() {
+    let text = "_format_version: \"3.0\"\nservices: []\n";
+    for given in [text.to_owned(), reader::to_base64(text)] {
+        let loaded = loaded("", &[("KONG_DECLARATIVE_CONFIG_STRING", &given)]);
+        assert_eq!(
+            loaded.settings.declarative_config_string.map(|t| t.trim().to_owned()),
+            Some(text.trim().to_owned())
+        );
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_comes_back(
+        level in prop::sample::select(vec!["debug", "warn", "emerg"]),
+        cmd in "[ -~]{1,40}",
+        plugins in prop::collection::vec("[a-z-]{1,8}", 1..4),
+    ) {
+        let cmd = cmd.trim();
+        prop_assume!(!cmd.is_empty() && !cmd.contains("{vault://"));
+        let variables = [
+            ("KONG_LOG_LEVEL", level),
+            ("KONG_PLUGINS", &plugins.join(",")),
+            ("KONG_PLUGINSERVER_NAMES", "x"),
+            ("KONG_PLUGINSERVER_X_QUERY_CMD", cmd),
+        ];
+        let first = load_text(None, "", &env(&variables)).unwrap().settings;
+        let second = load_text(None, &kong_env(&first), &BTreeMap::new()).unwrap().settings;
+        prop_assert_eq!(first.plugin_servers, second.plugin_servers);
+        prop_assert_eq!((first.log_level, first.plugins), (second.log_level, second.plugins));
+        prop_assert_eq!(first.prefix, second.prefix);
+    }
+
+    #[test]
+    fn no_text_panics(text in "([a-z_]{1,12} = [ -~]{0,20}\n){0,6}") {
+        let _ = load_text(None, &text, &BTreeMap::new());
+    }
+
+    #[test]
+    fn no_value_panics(name in prop::sample::select(properties::PROPERTIES.iter().map(|p| p.name).collect::<Vec<_>>()), value in "[ -~]{0,20}") {
+        // Host names would be looked up.
+        prop_assume!(!name.ends_with("_listen"));
+        let _ = load_text(None, &format!("{name} = {value}"), &BTreeMap::new());
+    }
+}

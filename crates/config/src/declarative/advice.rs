@@ -1,0 +1,83 @@
+//! What is right and yet will not do what its author may think.
+
+use silverback_model::{Catalogue, Id, Phase, Plugin, Snapshot};
+
+/// Remarks on a configuration, for `check`: handlers that never run where their plugin is put, and those that
+/// turn streaming off.
+pub fn advice(snapshot: &Snapshot, catalogue: &Catalogue) -> Vec<String> {
+    let mut remarks = Vec::new();
+    for plugin in &snapshot.plugins {
+        let Some(definition) = catalogue.get(&plugin.name) else { continue };
+        if plugin.route.is_some() || plugin.service.is_some() || plugin.consumer.is_some() {
+            for phase in [Phase::Certificate, Phase::Rewrite] {
+                if definition.phases.contains(phase) {
+                    remarks.push(format!(
+                        "plugin '{}' has a {phase} handler, which runs only if the plugin is global: this one is bound to {}",
+                        plugin.name,
+                        scope(plugin, snapshot)
+                    ));
+                }
+            }
+        }
+        if definition.phases.contains(Phase::Response)
+            && let Some(route) = plugin.route.and_then(|id| snapshot.routes.iter().find(|route| route.id == id))
+            && route.protocols.iter().any(|protocol| protocol.name().starts_with("grpc"))
+        {
+            remarks.push(format!(
+                "plugin '{}' has a response handler, which holds answers back until they are complete: on {} gRPC cannot stream",
+                plugin.name,
+                scope(plugin, snapshot)
+            ));
+        }
+    }
+    remarks
+}
+
+/// What a plugin is bound to, by name where there is one.
+fn scope(plugin: &Plugin, snapshot: &Snapshot) -> String {
+    let named = |kind: &str, id: Id, name: Option<&String>| match name {
+        Some(name) => format!("{kind} '{name}'"),
+        None => format!("{kind} {id}"),
+    };
+    let mut parts = Vec::new();
+    if let Some(id) = plugin.route {
+        let name = snapshot.routes.iter().find(|route| route.id == id).and_then(|route| route.name.as_ref());
+        parts.push(named("route", id, name));
+    }
+    if let Some(id) = plugin.service {
+        let name = snapshot.services.iter().find(|service| service.id == id).and_then(|service| service.name.as_ref());
+        parts.push(named("service", id, name));
+    }
+    if let Some(id) = plugin.consumer {
+        let name = snapshot.directory.consumer(id).and_then(|consumer| consumer.username.as_ref());
+        parts.push(named("consumer", id, name));
+    }
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use silverback_model::{PhaseSet, PluginDefinition, PluginSource, schema::Record};
+
+    use super::*;
+    use crate::{parse_declarative, settings::EnabledPlugins};
+
+    #[test]
+    fn handlers_that_never_run_are_named() {
+        let mut catalogue = Catalogue::default();
+        catalogue.insert(PluginDefinition {
+            name: "p".to_owned(),
+            version: String::new(),
+            priority: 0,
+            phases: PhaseSet::of(&[Phase::Rewrite, Phase::Access, Phase::Response]),
+            schema: Record::default(),
+            source: PluginSource::Bundled,
+        });
+        let enabled = EnabledPlugins { bundled: false, named: vec!["p".to_owned()] };
+        let text = "_format_version: \"3.0\"\nplugins: [{name: p}]\nroutes: [{name: r, protocols: [grpc], paths: [/], plugins: [{name: p}]}]";
+        let snapshot = parse_declarative(text, None, &catalogue, &enabled, 1).unwrap();
+        let remarks = advice(&snapshot, &catalogue);
+        assert_eq!(remarks.len(), 2, "{remarks:?}");
+        assert!(remarks.iter().all(|remark| remark.contains("route 'r'")), "{remarks:?}");
+    }
+}
