@@ -4,7 +4,7 @@
 //!
 //! | what happened                                        | what is done                                         |
 //! |------------------------------------------------------|------------------------------------------------------|
-//! | nothing of the event reached the server              | connect again; if that was seen twice, fail          |
+//! | the server went away before it read the event        | connect again, until it is given up                  |
 //! | the server does not know the instance                | start it again, run the event again, once            |
 //! | ProtoBuf: closed before any frame of the event came  | the same: an unknown instance looks like this        |
 //! | closed later, an error, bytes that make no sense     | fail                                                 |
@@ -15,7 +15,7 @@ use std::{cell::RefCell, collections::HashMap, marker::PhantomData, pin::Pin, sy
 
 use silverback_model::Phase;
 use silverback_protocol::{Call, Return, dump::WireProtocol};
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 
 use crate::{
     EventFailure, FailureKind, Host, Instance,
@@ -29,6 +29,9 @@ mod release;
 
 /// Idle connections that a worker keeps to one server.
 const MAX_IDLE: usize = 128;
+
+/// Pause between looks at whether a process has ended.
+const LAST_WORDS: Duration = Duration::from_millis(5);
 
 /// Answers the PDK calls of one event.
 #[expect(async_fn_in_trait, reason = "used on one thread only: no bound on the future is wanted")]
@@ -121,21 +124,19 @@ impl Connections {
         let give_up = Instant::now() + server.deadlines.ready;
         let mut again = false;
         loop {
-            let started = self
-                .host
-                .running(instance)
-                .await
-                .map_err(|failure| self.failure(instance, phase, failure.kind, failure.message))?;
-            let Some((mut connection, pooled)) = self
-                .connection(server, started.epoch, give_up)
-                .await
-                .map_err(|message| self.failure(instance, phase, FailureKind::Unavailable, message))?
-            else {
-                continue; // the epoch is over
+            let started = self.host.running(instance).await;
+            let started = match started {
+                Ok(started) => started,
+                Err(failure) => return Err(self.failure(instance, phase, failure.kind, failure.message).await),
             };
-            let sleep = sleep_until(Instant::now() + server.deadlines.event);
-            tokio::pin!(sleep);
-            let clock = Clock { sleep, whole: server.deadlines.event };
+            let (mut connection, pooled) = match self.connection(server, started.epoch, give_up).await {
+                Ok(Some(connection)) => connection,
+                Ok(None) => continue, // the epoch is over
+                Err(message) => return Err(self.failure(instance, phase, FailureKind::Unavailable, message).await),
+            };
+            let deadline = sleep_until(Instant::now() + server.deadlines.event);
+            tokio::pin!(deadline);
+            let clock = Clock { sleep: deadline, whole: server.deadlines.event };
             let done = match server.protocol {
                 WireProtocol::ProtoBuf => protobuf::run(&mut connection, clock, started.id, phase, pdk).await,
                 WireProtocol::MsgPack => {
@@ -157,8 +158,9 @@ impl Connections {
             let (kind, message) = match stop {
                 // it was closed while it was idle; the pool may hold more of them, but not for ever
                 Stop::Unsent(_) if pooled => continue,
-                Stop::Unsent(_) if !again => {
-                    again = true;
+                // its process is ending: what counts is that it has seen nothing of the event
+                Stop::Unsent(_) if Instant::now() < give_up => {
+                    server.doubt(started.epoch);
                     continue;
                 }
                 Stop::Unknown(_) if !again => {
@@ -184,7 +186,7 @@ impl Connections {
                     (kind, message)
                 }
             };
-            return Err(self.failure(instance, phase, kind, message));
+            return Err(self.failure(instance, phase, kind, message).await);
         }
     }
 
@@ -205,7 +207,7 @@ impl Connections {
                 return Ok(Some((connection, true)));
             }
         }
-        match timeout_at(give_up, connect(server)).await {
+        match timeout(server.deadlines.ready, connect(server)).await {
             Ok(Ok((connection, identity))) => {
                 let condition = server.condition();
                 if condition.epoch == epoch && condition.identity == Some(identity) {
@@ -236,8 +238,21 @@ impl Connections {
         }
     }
 
-    fn failure(&self, instance: &Instance, phase: Phase, kind: FailureKind, message: String) -> EventFailure {
+    async fn failure(&self, instance: &Instance, phase: Phase, kind: FailureKind, mut message: String) -> EventFailure {
         let process = instance.server.process();
+        if kind == FailureKind::Closed
+            && let Some(process) = &process
+        {
+            // why it ended, and its last words, come by other ways than the end of the connection
+            let give_up = Instant::now() + instance.server.deadlines.probe / 20;
+            while process.end().is_none() && Instant::now() < give_up {
+                sleep(LAST_WORDS).await;
+            }
+            if let Some(end) = process.end() {
+                message = format!("{message}: its process ended ({end})");
+                sleep(LAST_WORDS).await;
+            }
+        }
         EventFailure {
             kind,
             message,

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -26,12 +26,22 @@ const SETTLE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
+    end: OnceLock<String>,
     lines: Mutex<VecDeque<String>>,
 }
 
 impl Process {
     pub(crate) fn new(pid: u32) -> Self {
-        Self { pid, lines: Mutex::default() }
+        Self { pid, end: OnceLock::new(), lines: Mutex::default() }
+    }
+
+    /// How it ended, if it did: `exit status 2`, `killed by SIGKILL`.
+    pub(crate) fn end(&self) -> Option<&str> {
+        self.end.get().map(String::as_str)
+    }
+
+    pub(crate) fn set_end(&self, end: String) {
+        let _ = self.end.set(end); // it ends once
     }
 
     /// The last lines that it printed, oldest first.

@@ -92,7 +92,7 @@ impl Supervisor {
                 End::Replaced => backoff = Backoff::default(),
                 End::Exited(status) => {
                     self.server.set_state(ServerState::Backoff);
-                    self.log_exit(&body, &status);
+                    self.note_exit(&body, &status);
                 }
             }
             body.kill_group();
@@ -238,28 +238,33 @@ impl Supervisor {
         self.server.set_state(ServerState::Dead);
     }
 
-    fn log_exit(&self, body: &Body, status: &io::Result<ExitStatus>) {
+    /// Says how the process ended, in the log and to those whose events it ended.
+    fn note_exit(&self, body: &Body, status: &io::Result<ExitStatus>) {
         if !matches!(body, Body::Ours { .. }) {
             return;
         }
-        match status {
-            Ok(status) if status.code() == Some(127) => self.log(
+        let how = match status {
+            Ok(status) => match (status.code(), status.signal().and_then(|signal| Signal::try_from(signal).ok())) {
+                (Some(code), _) => format!("exit status {code}"),
+                (None, Some(signal)) => format!("killed by {signal}"),
+                (None, None) => status.to_string(),
+            },
+            Err(error) => error.to_string(),
+        };
+        if status.as_ref().is_ok_and(|status| status.code() == Some(127)) {
+            self.log(
                 Level::Error,
                 format_args!(
                     "ended, command not found: is pluginserver_{}_start_cmd right? {}",
                     self.server.name.replace('-', "_"),
                     self.start_cmd.as_deref().unwrap_or_default()
                 ),
-            ),
-            Ok(status) => {
-                let how = match (status.code(), status.signal().and_then(|signal| Signal::try_from(signal).ok())) {
-                    (Some(code), _) => format!("exit status {code}"),
-                    (None, Some(signal)) => format!("killed by {signal}"),
-                    (None, None) => status.to_string(),
-                };
-                self.log(Level::Error, format_args!("ended ({how}); it is started again"));
-            }
-            Err(error) => self.log(Level::Error, format_args!("cannot be waited for: {error}")),
+            );
+        } else {
+            self.log(Level::Error, format_args!("ended ({how}); it is started again"));
+        }
+        if let Some(process) = self.server.process() {
+            process.set_end(how);
         }
     }
 

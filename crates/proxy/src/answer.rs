@@ -233,8 +233,8 @@ fn gateway_content(flight: &mut Flight) -> (u16, Bytes) {
 fn page(flight: &mut Flight, status: u16, message: Option<&str>) -> (u16, Bytes) {
     flight.closes |= matches!(status, 400 | 413 | 414 | 494 | 500 | 501);
     flight.exchange.response.headers.remove(header::CONTENT_LENGTH);
-    let shared = &flight.worker.shared;
-    let exit = crate::error::proxy_exit(&flight.exchange, &shared.settings.errors.default_type, status, message);
+    let exit =
+        crate::error::proxy_exit(&flight.exchange, &flight.profile.settings.errors.default_type, status, message);
     for (name, value) in &exit.headers {
         flight.exchange.response.headers.insert(name.clone(), value.clone());
     }
@@ -265,7 +265,7 @@ fn builtin_page(status: u16) -> Option<String> {
 fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
     let now = flight.now();
     let (proxied, encoded) = (flight.proxied, flight.encoded);
-    let settings = &flight.worker.shared.settings;
+    let settings = &flight.profile.settings;
     let added = settings.headers;
     let exchange = &mut *flight.exchange;
     exchange.response.status = Some(status);

@@ -21,7 +21,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use crate::{
     flight,
     sanitiser::{self, Sanitised},
-    tls,
     worker::{Mode, Worker},
 };
 
@@ -122,7 +121,7 @@ async fn sniff<S: AsyncRead + Unpin>(worker: &Worker, socket: &mut S, kind: Kind
     if !kind.http2 {
         return Some((read, false));
     }
-    let timeout = worker.shared.settings.http.header_timeout;
+    let timeout = worker.shared.generation.load().profile.settings.http.header_timeout;
     let sniffing = async {
         loop {
             let seen = read.len().min(PREFACE.len());
@@ -155,14 +154,7 @@ where
     let acceptor = tokio_rustls::LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket);
     let start = acceptor.await.ok()?;
     let sni = start.client_hello().server_name().map(str::to_owned);
-    let certificates = std::sync::Arc::clone(&worker.shared.generation.load().certificates);
-    let config = match tls::server_config(&certificates, &worker.shared.settings, kind.http2) {
-        Ok(config) => config,
-        Err(error) => {
-            silverback_log::write(silverback_log::Level::Error, format_args!("TLS: {error}"), None);
-            return None;
-        }
-    };
+    let config = std::sync::Arc::clone(worker.shared.generation.load().server_tls.config(kind.http2));
     let stream = match start.into_stream(config).await {
         Ok(stream) => stream,
         Err(error) => {
@@ -199,7 +191,7 @@ async fn serve_http1<S>(worker: &Rc<Worker>, socket: S, mut connection: Connecti
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let http = worker.shared.settings.http;
+    let http = worker.shared.generation.load().profile.settings.http;
     let (buffers, size) = http.header_buffers;
     let wire = Sanitised::new(
         socket,
@@ -303,7 +295,7 @@ async fn serve_http2<S>(worker: &Rc<Worker>, socket: S, connection: Connection, 
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let http = worker.shared.settings.http;
+    let http = worker.shared.generation.load().profile.settings.http;
     let (buffers, size) = http.header_buffers;
     let max_head = u32::try_from(buffers.saturating_mul(size)).unwrap_or(u32::MAX);
     let connection = Rc::new(connection);

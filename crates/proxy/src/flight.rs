@@ -25,6 +25,7 @@ use crate::{
     generation::{Generation, RouteEntry},
     plugin_run::Ran,
     plugin_table::Configured,
+    profile::Profile,
     request,
     request_body::{self, BodyError, Spool},
     sanitiser::Refused,
@@ -36,6 +37,7 @@ use crate::{
 pub(crate) struct Flight {
     pub(crate) worker: Rc<Worker>,
     pub(crate) connection: Rc<Connection>,
+    pub(crate) profile: Arc<Profile>,
     pub(crate) exchange: Box<Exchange>,
     /// The body as it comes from the client, until it is read.
     pub(crate) incoming: Option<Incoming>,
@@ -84,10 +86,11 @@ async fn run(
 ) {
     let upgrade = request::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
     let generation = worker.shared.generation.load_full();
-    let (exchange, incoming, spelling) = request::exchange(&worker, &connection, &generation, request);
+    let (exchange, incoming, spelling) = request::exchange(&connection, &generation, request);
     let mut flight = Flight {
         worker,
         connection,
+        profile: Arc::clone(&generation.profile),
         exchange,
         incoming,
         spool: None,
@@ -118,7 +121,7 @@ async fn run(
 impl Flight {
     /// Takes the request through its phases, up to its answer.
     async fn decide(&mut self, generation: Arc<Generation>, tell: &mut oneshot::Sender<Response<ClientBody>>) -> End {
-        if let Some(refusal) = request::refusal(&self.exchange, &self.worker.shared.settings) {
+        if let Some(refusal) = request::refusal(&self.exchange, &self.profile.settings) {
             return self.fail(refusal.status, refusal.message);
         }
         if !self.rewrite(&generation).await {
@@ -193,12 +196,12 @@ impl Flight {
 
     /// Whether anybody looks at the answer's head after it has gone.
     pub(crate) fn keeps_head(&self) -> bool {
-        !self.collected.is_empty() || self.worker.shared.access_log.reads_response_headers()
+        !self.collected.is_empty() || self.profile.access_log.reads_response_headers()
     }
 
     /// The same of the upstream's own head.
     pub(crate) fn keeps_upstream_head(&self) -> bool {
-        !self.collected.is_empty() || self.worker.shared.access_log.reads_upstream_headers()
+        !self.collected.is_empty() || self.profile.access_log.reads_upstream_headers()
     }
 
     pub(crate) fn now(&self) -> f64 {
@@ -361,7 +364,7 @@ impl Flight {
             self.exchange.request.body = RequestBody::None;
             return Ok(());
         };
-        let settings = &self.worker.shared.settings;
+        let settings = &self.profile.settings;
         match request_body::read(incoming, settings).await {
             Ok((body, spool, length)) => {
                 self.exchange.request.body = body;
@@ -393,7 +396,7 @@ impl Flight {
 
     /// Reads the upstream's answer whole, and lets the response handlers change it.
     async fn buffer(&mut self, upstreamed: Upstreamed) -> End {
-        let (head, body) = match answer::read_whole(upstreamed, &self.worker.shared.settings).await {
+        let (head, body) = match answer::read_whole(upstreamed, &self.profile.settings).await {
             Ok(whole) => whole,
             Err(error) => {
                 silverback_log::write(
@@ -435,10 +438,10 @@ impl Flight {
     /// An error of the proxy or the upstream (nginx's error pages): its page takes its format from Accept, then the
     /// request's Content-Type, then `error_default_type`.
     fn fail(&mut self, status: u16, message: Option<&str>) -> End {
-        let shared = &self.worker.shared;
         // nginx closes after these: what is left of the request cannot be trusted, or is not wanted.
         self.closes |= matches!(status, 400 | 413 | 414 | 494 | 500 | 501);
-        let exit = crate::error::proxy_exit(&self.exchange, &shared.settings.errors.default_type, status, message);
+        let exit =
+            crate::error::proxy_exit(&self.exchange, &self.profile.settings.errors.default_type, status, message);
         self.exit(exit)
     }
 
@@ -495,7 +498,7 @@ impl Finish {
     }
 
     fn end(self) {
-        let Flight { worker, connection, mut exchange, collected, spool, proxied, .. } = *self.0;
+        let Flight { worker, connection, profile, mut exchange, collected, spool, proxied, .. } = *self.0;
         if let Some(wire) = &connection.wire {
             wire.answered();
         }
@@ -505,7 +508,7 @@ impl Finish {
             exchange.timings.upstream_end.get_or_insert(now);
         }
         exchange.phase = Phase::Log;
-        worker.shared.access_log.write(&exchange);
+        profile.access_log.write(&exchange);
         let loggers: Vec<_> =
             collected.into_iter().filter(|configured| configured.phases.contains(Phase::Log)).collect();
         if loggers.is_empty() {
@@ -532,11 +535,12 @@ pub(crate) fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>, refused: 
     connection.requests.set(connection.requests.get() + 1);
     worker.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
     let generation = worker.shared.generation.load_full();
-    let exchange = request::refused_exchange(worker, connection, &generation, &refused.head);
+    let exchange = request::refused_exchange(connection, &generation, &refused.head);
     let plugins = generation.plugins.globals();
     let mut flight = Flight {
         worker: Rc::clone(worker),
         connection: Rc::clone(connection),
+        profile: Arc::clone(&generation.profile),
         exchange,
         incoming: None,
         spool: None,

@@ -164,7 +164,7 @@ pub(crate) fn upstream_request(flight: &Flight, forwarded: &Forwarded) -> Upstre
         set(X_FORWARDED_PREFIX, prefix);
     }
     set(X_REAL_IP, &real_ip(exchange));
-    if flight.worker.shared.settings.upstream_request_id {
+    if flight.profile.settings.upstream_request_id {
         set(X_KONG_REQUEST_ID, &exchange.id);
     }
     // A body that was read has a length, whatever the client said of it.

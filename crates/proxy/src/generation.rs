@@ -1,7 +1,7 @@
 //! A configuration in the form in which requests use it: router, plugin table, upstreams, certificates. Built whole
 //! by one writer, published whole, never changed.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, io, sync::Arc};
 
 use silverback_config::Settings;
 use silverback_model::{Catalogue, Directory, Id, Route, Service, Snapshot};
@@ -10,6 +10,8 @@ use silverback_router::Router;
 
 use crate::{
     plugin_table::{PluginTable, RoutePlugins, TableError},
+    profile::{Profile, ServerTls},
+    surroundings::AtomicCounters,
     tls,
     upstream::{Balancers, ClientTls, balancer::Upstreams},
 };
@@ -22,7 +24,8 @@ pub struct Generation {
     routes: HashMap<Id, Arc<RouteEntry>>,
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) directory: Arc<Directory>,
-    pub(crate) certificates: Arc<tls::Certificates>,
+    pub(crate) server_tls: ServerTls,
+    pub(crate) profile: Arc<Profile>,
     pub(crate) client_tls: ClientTls,
     /// `configuration_hash` of `/status`.
     pub hash: String,
@@ -46,19 +49,23 @@ pub enum BuildError {
     Plugins(#[from] TableError),
     #[error("certificates: {0}")]
     Certificates(#[from] tls::CertificateError),
-    #[error("TLS to upstreams: {0}")]
-    ClientTls(#[from] rustls::Error),
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("access log: {0}")]
+    AccessLog(#[from] io::Error),
 }
 
 /// What outlives generations and is needed to build one.
 pub struct Registries {
     pub(crate) host: Arc<Host>,
     pub(crate) balancers: Balancers,
+    pub(crate) counters: Arc<AtomicCounters>,
+    pub(crate) node_id: String,
 }
 
 impl Registries {
-    pub fn new(host: Arc<Host>) -> Self {
-        Self { host, balancers: Balancers::default() }
+    pub fn new(host: Arc<Host>, node_id: String) -> Self {
+        Self { host, balancers: Balancers::default(), counters: Arc::default(), node_id }
     }
 }
 
@@ -70,7 +77,7 @@ impl Generation {
     pub fn build(
         snapshot: &Snapshot,
         catalogue: &Catalogue,
-        settings: &Settings,
+        settings: &Arc<Settings>,
         registries: &Registries,
     ) -> Result<Self, BuildError> {
         let router = Router::build(snapshot).map_err(|error| BuildError::Router(error.to_string()))?;
@@ -92,7 +99,8 @@ impl Generation {
             routes,
             upstreams: Arc::new(Upstreams::build(snapshot, &registries.balancers)),
             directory: Arc::clone(&snapshot.directory),
-            certificates: Arc::new(tls::Certificates::build(snapshot, settings)?),
+            server_tls: ServerTls::build(&Arc::new(tls::Certificates::build(snapshot, settings)?), settings)?,
+            profile: Arc::new(Profile::build(settings, registries)?),
             client_tls: ClientTls::new(tls::system_roots(settings, snapshot))?,
             hash: snapshot.hash.clone(),
             is_empty: snapshot.services.is_empty() && snapshot.routes.is_empty() && snapshot.plugins.is_empty(),

@@ -15,6 +15,7 @@ mod header_case;
 mod listener;
 mod plugin_run;
 mod plugin_table;
+mod profile;
 mod real_ip;
 mod request;
 mod request_body;
@@ -32,7 +33,6 @@ use std::{
 };
 
 use silverback_config::Settings;
-use silverback_plugin_host::Host;
 use tokio::sync::watch;
 
 pub use crate::{
@@ -62,18 +62,11 @@ impl Proxy {
     /// Binds every listener of the settings; nothing is accepted yet.
     ///
     /// # Errors
-    /// An address that cannot be bound, or an access log that cannot be opened.
-    pub fn bind(
-        settings: Arc<Settings>,
-        host: Arc<Host>,
-        node_id: String,
-        generation: Generation,
-        registries: &Registries,
-    ) -> Result<Self, BindError> {
-        let listeners = listener::bind_all(&settings)?;
-        let shared = Shared::new(settings, host, node_id, generation, registries).map_err(BindError::AccessLog)?;
+    /// An address that cannot be bound.
+    pub fn bind(settings: &Settings, generation: Generation, registries: &Registries) -> Result<Self, BindError> {
+        let listeners = listener::bind_all(settings)?;
         let (mode, _) = watch::channel(Mode::Serving);
-        Ok(Self { shared: Arc::new(shared), listeners, mode, workers: Vec::new() })
+        Ok(Self { shared: Arc::new(Shared::new(generation, registries)), listeners, mode, workers: Vec::new() })
     }
 
     /// Starts the workers.

@@ -29,8 +29,6 @@ pub(crate) enum Bound {
 pub enum BindError {
     #[error("bind() to {address} failed ({source})")]
     Bind { address: String, source: io::Error },
-    #[error("access log: {0}")]
-    AccessLog(io::Error),
     #[error("{address}: the PROXY protocol is not supported yet; remove proxy_protocol from the listener")]
     ProxyProtocol { address: String },
 }

@@ -1,6 +1,6 @@
 //! From what hyper hands over to an [`Exchange`].
 
-use std::{rc::Rc, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use hyper::body::{Body, Incoming};
@@ -15,7 +15,6 @@ use crate::{
     connection::{Connection, From},
     generation::Generation,
     real_ip,
-    worker::Worker,
 };
 
 /// nginx's `server_name` in Kong's configuration.
@@ -42,7 +41,6 @@ pub(crate) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// The state that a request begins with, its body, and how its header names were written.
 pub(crate) fn exchange(
-    worker: &Rc<Worker>,
     connection: &Connection,
     generation: &Generation,
     request: hyper::Request<Incoming>,
@@ -89,16 +87,11 @@ pub(crate) fn exchange(
         body: if body.is_some() { RequestBody::Unread } else { RequestBody::None },
         length: head_length as u64,
     };
-    (begin(worker, connection, generation, request), body, parts.extensions)
+    (begin(connection, generation, request), body, parts.extensions)
 }
 
 /// The state of a request that the sanitiser refused: what its head says, as far as that can be read.
-pub(crate) fn refused_exchange(
-    worker: &Rc<Worker>,
-    connection: &Connection,
-    generation: &Generation,
-    head: &[u8],
-) -> Box<Exchange> {
+pub(crate) fn refused_exchange(connection: &Connection, generation: &Generation, head: &[u8]) -> Box<Exchange> {
     let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
     let request_line = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
     let mut words = request_line.split(' ');
@@ -125,11 +118,11 @@ pub(crate) fn refused_exchange(
         body: RequestBody::None,
         length: head.len() as u64,
     };
-    begin(worker, connection, generation, request)
+    begin(connection, generation, request)
 }
 
-fn begin(worker: &Rc<Worker>, connection: &Connection, generation: &Generation, request: Request) -> Box<Exchange> {
-    let node = Arc::clone(&worker.shared.node);
+fn begin(connection: &Connection, generation: &Generation, request: Request) -> Box<Exchange> {
+    let node = Arc::clone(&generation.profile.node);
     let started = node.surroundings.now();
     let (ip, port, local_ip, local_port) = match connection.from {
         From::Tcp { peer, local } => {
@@ -137,7 +130,7 @@ fn begin(worker: &Rc<Worker>, connection: &Connection, generation: &Generation, 
         }
         From::Unix => (None, 0, None, 0),
     };
-    let (real_ip, real_port) = real_ip::resolve(&worker.shared.settings.real_ip, ip, &request.headers);
+    let (real_ip, real_port) = real_ip::resolve(&generation.profile.settings.real_ip, ip, &request.headers);
     Box::new(Exchange {
         node,
         directory: Arc::clone(&generation.directory),

@@ -16,6 +16,8 @@ use silverback_pdk::{
     exchange::{HttpVersion, Limits, LogLevel, Node, Statistics, Surroundings},
 };
 
+use crate::generation::Registries;
+
 /// Counters since the start, one set for all workers.
 #[derive(Debug, Default)]
 pub(crate) struct AtomicCounters {
@@ -46,9 +48,9 @@ struct World {
     counters: Arc<AtomicCounters>,
 }
 
-pub(crate) fn node(settings: &Settings, id: String, counters: Arc<AtomicCounters>) -> Node {
+pub(crate) fn node(settings: &Settings, registries: &Registries) -> Node {
     Node {
-        id,
+        id: registries.node_id.clone(),
         hostname: hostname(),
         trusted_ips: settings.real_ip.trusted.clone(),
         trust_unix: settings.real_ip.trust_unix,
@@ -65,7 +67,7 @@ pub(crate) fn node(settings: &Settings, id: String, counters: Arc<AtomicCounters
             xml: settings.errors.xml.clone(),
             plain: settings.errors.plain.clone(),
         },
-        surroundings: Box::new(World { counters }),
+        surroundings: Box::new(World { counters: Arc::clone(&registries.counters) }),
     }
 }
 

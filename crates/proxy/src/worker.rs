@@ -9,8 +9,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use silverback_config::Settings;
-use silverback_pdk::exchange::Node;
 use silverback_plugin_host::{Connections, Host};
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -20,49 +18,33 @@ use tokio::{
 };
 
 use crate::{
-    access_log::AccessLog,
     connection,
     generation::{Generation, Registries},
     listener::{Bound, Listener},
-    surroundings::{self, AtomicCounters},
+    surroundings::AtomicCounters,
     upstream::{Balancers, Pool, Resolver},
 };
 
 /// What all workers share: immutable, or atomics.
 pub(crate) struct Shared {
-    pub(crate) settings: Arc<Settings>,
     pub(crate) host: Arc<Host>,
-    pub(crate) node: Arc<Node>,
     pub(crate) generation: ArcSwap<Generation>,
     pub(crate) balancers: Balancers,
     pub(crate) resolver: Resolver,
-    pub(crate) access_log: AccessLog,
     pub(crate) counters: Arc<AtomicCounters>,
     pub(crate) connection_serial: AtomicU64,
 }
 
 impl Shared {
-    pub(crate) fn new(
-        settings: Arc<Settings>,
-        host: Arc<Host>,
-        node_id: String,
-        generation: Generation,
-        registries: &Registries,
-    ) -> io::Result<Self> {
-        let counters = Arc::new(AtomicCounters::default());
-        let node = Arc::new(surroundings::node(&settings, node_id, Arc::clone(&counters)));
-        let access_log = AccessLog::open(&settings.logs.proxy_access)?;
-        Ok(Self {
-            settings,
-            host,
-            node,
+    pub(crate) fn new(generation: Generation, registries: &Registries) -> Self {
+        Self {
+            host: Arc::clone(&registries.host),
             generation: ArcSwap::from_pointee(generation),
             balancers: registries.balancers.clone(),
             resolver: Resolver::default(),
-            access_log,
-            counters,
+            counters: Arc::clone(&registries.counters),
             connection_serial: AtomicU64::new(1),
-        })
+        }
     }
 }
 
@@ -127,7 +109,7 @@ impl Worker {
 pub(crate) fn run(runtime: &Runtime, shared: Arc<Shared>, listeners: Vec<Listener>, mode: watch::Receiver<Mode>) {
     let local = LocalSet::new();
     local.block_on(runtime, async move {
-        let keepalive = shared.settings.upstream;
+        let keepalive = shared.generation.load().profile.settings.upstream;
         let worker = Rc::new(Worker {
             pool: Pool::new(keepalive.pool_size, keepalive.max_requests, keepalive.idle_timeout),
             plugins: Connections::new(Arc::clone(&shared.host)),

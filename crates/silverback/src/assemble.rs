@@ -183,7 +183,7 @@ pub(crate) fn snapshot(
 
 /// All that requests need, ready to be put in force, and the snapshot it was made of.
 pub(crate) fn generation(
-    settings: &Settings,
+    settings: &Arc<Settings>,
     catalogue: &Catalogue,
     registries: &Registries,
 ) -> Result<(Generation, Snapshot), AssembleError> {

@@ -140,10 +140,9 @@ impl Gateway {
 
         // No await from here on until privileges are dropped: the processes of the host start with its first poll.
         let host = Host::start(&settings, &found.offers);
-        let registries = Arc::new(Registries::new(Arc::clone(&host)));
+        let registries = Arc::new(Registries::new(Arc::clone(&host), node_id.clone()));
         let (generation, snapshot) = assemble::generation(&settings, &found.catalogue, &registries)?;
-        let mut proxy =
-            Proxy::bind(Arc::clone(&settings), Arc::clone(&host), node_id.clone(), generation, &registries)?;
+        let mut proxy = Proxy::bind(&settings, generation, &registries)?;
         match account {
             Some(account) => account.assume()?,
             None if geteuid().is_root() && settings.user.is_none() => log(

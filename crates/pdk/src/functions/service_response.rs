@@ -92,10 +92,15 @@ fn first_header(exchange: &Exchange, name: &[u8]) -> Option<Bytes> {
 }
 
 fn header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
-    raising(
-        string(args, 0, "name must be a string")
-            .map(|name| Outcome::value(first_header(exchange, name).map(Value::Text))),
-    )
+    raising(string(args, 0, "name must be a string").map(|name| {
+        let value = first_header(exchange, name);
+        // Of a buffered answer, Kong knows the length as a number.
+        let buffered = exchange.service_response.as_ref().is_some_and(|response| response.body.is_some());
+        if buffered && name.eq_ignore_ascii_case(b"content-length") {
+            return Outcome::value(value.as_deref().and_then(lua::parse_number).map(lua::from_number));
+        }
+        Outcome::value(value.map(Value::Text))
+    }))
 }
 
 /// The whole body of a buffered answer.

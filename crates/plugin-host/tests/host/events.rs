@@ -122,6 +122,7 @@ fn a_process_that_dies_in_the_middle_fails_the_event_and_is_started_again() {
         let pid = {
             let failure = stage.run(&dying, &mut Script::default()).await.unwrap_err();
             assert_eq!(failure.kind, FailureKind::Closed);
+            assert!(failure.message.ends_with("its process ended (exit status 3)"), "{failure}");
             failure.pid
         };
         let healthy = stage.script(json!([]));

@@ -164,7 +164,7 @@ async fn attempt(
     let (mut connection, reused) = match pool.take(&key) {
         Some(connection) => (connection, true),
         None => {
-            let max_head = flight.worker.shared.settings.http.proxy_buffer_size;
+            let max_head = flight.profile.settings.http.proxy_buffer_size;
             let connecting = flight.now();
             let connection =
                 connect::connect(&key, tls, connect_timeout, max_head).await.map_err(|error| before(error.into()))?;
@@ -244,7 +244,7 @@ async fn body(flight: &mut Flight) -> std::io::Result<UpstreamRequestBody> {
         RequestBody::Unread => match flight.incoming.take() {
             Some(incoming) => UpstreamRequestBody::Client(ClientRequestBody::new(
                 incoming,
-                flight.worker.shared.settings.http.max_body_size,
+                flight.profile.settings.http.max_body_size,
             )),
             None => UpstreamRequestBody::Empty,
         },
