@@ -1,7 +1,7 @@
 //! The writer thread and the queues before it.
 //!
 //! Every sink has a buffer of its own, so that lines are copied under a lock nobody else holds for long. Only the line
-//! that finds its buffer empty wakes the writer, which then waits a moment for company: a busy gateway makes a few
+//! that finds its buffer empty wakes the writer, which then waits a moment for company: a busy gateway makes a
 //! hundred writes a second, not one per request.
 
 use std::{
@@ -26,7 +26,7 @@ const HURRY_BYTES: usize = 256 << 10;
 /// Capacity that a buffer keeps after a burst.
 const KEPT_CAPACITY: usize = 512 << 10;
 /// How long the first line waits for others.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(10);
 /// How often drops are reported, at most.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How long a write to a stream that would block is tried again before its lines are given up.

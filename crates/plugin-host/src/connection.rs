@@ -128,6 +128,9 @@ impl Connection {
             if let Some(frame) = protobuf::take_frame(&mut self.input, MAX_MESSAGE)? {
                 return Ok(frame);
             }
+            // go-pdk writes a call in four pieces: letting others run first makes it one read instead of several
+            self.stream.readable().await?;
+            tokio::task::yield_now().await;
             self.fill().await?;
         }
     }

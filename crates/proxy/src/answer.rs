@@ -104,7 +104,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, flight: &Flight) {
 }
 
 /// The answer that an upstream gave, passed on as it comes.
-pub(crate) fn from_upstream(mut flight: Flight, upstreamed: Upstreamed) -> Response<ClientBody> {
+pub(crate) fn from_upstream(mut flight: Box<Flight>, upstreamed: Upstreamed) -> Response<ClientBody> {
     let Upstreamed { response, lease, read_timeout } = upstreamed;
     let (head, incoming) = response.into_parts();
     if flight.keeps_upstream_head() {
@@ -134,7 +134,7 @@ fn spell(answer: &mut Response<()>, mut upstream: http::Extensions) {
 
 /// The switch to the protocol that client and upstream agreed on; bytes are passed on both ways until one of them
 /// ends.
-pub(crate) fn switching(mut flight: Flight, upstreamed: Upstreamed, client: OnUpgrade) -> Response<ClientBody> {
+pub(crate) fn switching(mut flight: Box<Flight>, upstreamed: Upstreamed, client: OnUpgrade) -> Response<ClientBody> {
     let Upstreamed { mut response, lease, .. } = upstreamed;
     let upstream = hyper::upgrade::on(&mut response);
     let (head, _) = response.into_parts();
@@ -162,7 +162,7 @@ pub(crate) fn switching(mut flight: Flight, upstreamed: Upstreamed, client: OnUp
 }
 
 /// The gateway's own answer: an exit, an error page, or a buffered answer after its response phase.
-pub(crate) fn from_gateway(mut flight: Flight) -> Response<ClientBody> {
+pub(crate) fn from_gateway(mut flight: Box<Flight>) -> Response<ClientBody> {
     let buffered = flight.exchange.exit.is_none();
     let (status, mut body) = gateway_content(&mut flight);
     let mut head = finish_head(&mut flight, status);
@@ -364,7 +364,7 @@ fn date() -> HeaderValue {
 }
 
 /// A whole answer as bytes, for a connection that hyper no longer serves. The request is over with it.
-pub(crate) fn to_bytes(mut flight: Flight) -> Vec<u8> {
+pub(crate) fn to_bytes(mut flight: Box<Flight>) -> Vec<u8> {
     let (status, body) = gateway_content(&mut flight);
     let head = finish_head(&mut flight, status);
     let reason = head.status().canonical_reason().unwrap_or_default();

@@ -104,7 +104,7 @@ impl Body for ClientBody {
             }
             Poll::Ready(Some(Err(error))) => {
                 if let Some(finish) = this.finish.take() {
-                    finish.upstream_broke(error.to_string());
+                    finish.upstream_broke(error);
                 }
             }
             Poll::Pending => {}

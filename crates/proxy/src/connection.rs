@@ -211,7 +211,7 @@ where
     let service = {
         let (worker, connection) = (Rc::clone(worker), Rc::clone(&connection));
         service_fn(move |request| {
-            let answer = flight::begin(Rc::clone(&worker), Rc::clone(&connection), request);
+            let answer = flight::begin(&worker, &connection, request);
             async move { answer.await.ok_or(ClientLeft) }
         })
     };
@@ -236,6 +236,10 @@ where
             serving.as_mut().graceful_shutdown();
         }
         let _ = serving.as_mut().await;
+    }
+    if wire.is_switched() {
+        // The tunnel has the socket, and closes it.
+        return;
     }
     let unfinished = wire.is_mid_body();
     if let Some(refused) = wire.take_refused() {
@@ -302,7 +306,7 @@ where
     let service = {
         let (worker, connection) = (Rc::clone(worker), Rc::clone(&connection));
         service_fn(move |request| {
-            let answer = flight::begin(Rc::clone(&worker), Rc::clone(&connection), request);
+            let answer = flight::begin(&worker, &connection, request);
             async move { answer.await.ok_or(ClientLeft) }
         })
     };

@@ -60,21 +60,21 @@ pub(crate) struct Flight {
 enum End {
     /// The gateway answers: a plugin's exit, or an error.
     Gateway,
-    Upstream(Upstreamed),
+    Upstream(Box<Upstreamed>),
     ClientLeft,
 }
 
 /// Starts a request. The future gives its answer; `None` when the request ended without one. Dropping it (the client
 /// left) does not end the request.
 pub(crate) fn begin(
-    worker: Rc<Worker>,
-    connection: Rc<Connection>,
+    worker: &Rc<Worker>,
+    connection: &Rc<Connection>,
     request: hyper::Request<Incoming>,
-) -> impl Future<Output = Option<Response<ClientBody>>> {
+) -> impl Future<Output = Option<Response<ClientBody>>> + use<> {
     connection.requests.set(connection.requests.get() + 1);
     worker.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
     let (tell, told) = oneshot::channel();
-    worker.spawn(run(Rc::clone(&worker), connection, request, tell));
+    worker.spawn(run(Rc::clone(worker), Rc::clone(connection), request, tell));
     async { told.await.ok() }
 }
 
@@ -87,7 +87,7 @@ async fn run(
     let upgrade = request::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
     let generation = worker.shared.generation.load_full();
     let (exchange, incoming, spelling) = request::exchange(&connection, &generation, request);
-    let mut flight = Flight {
+    let mut flight = Box::new(Flight {
         worker,
         connection,
         profile: Arc::clone(&generation.profile),
@@ -100,7 +100,7 @@ async fn run(
         proxied: false,
         closes: false,
         encoded: false,
-    };
+    });
     flight.closes = !flight.keeps_alive();
     let end = flight.decide(generation, &mut tell).await;
     let response = match end {
@@ -108,9 +108,9 @@ async fn run(
         End::Gateway => answer::from_gateway(flight),
         End::Upstream(upstreamed) => match flight.upgrade.take() {
             Some(upgrade) if upstreamed.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                answer::switching(flight, upstreamed, upgrade)
+                answer::switching(flight, *upstreamed, upgrade)
             }
-            _ => answer::from_upstream(flight, upstreamed),
+            _ => answer::from_upstream(flight, *upstreamed),
         },
     };
     if let Err(unsent) = tell.send(response) {
@@ -145,7 +145,7 @@ impl Flight {
 
         self.proxied = true;
         if let Err(error) = self.prepare_body(&route).await {
-            return self.body_failed(error);
+            return self.body_failed(&error);
         }
         let buffered = self.upgrade.is_none()
             && (self.exchange.wishes.buffer_response
@@ -157,8 +157,8 @@ impl Flight {
             () = tell.closed() => return End::ClientLeft,
         };
         match (sent, buffered) {
-            (Ok(upstreamed), false) => End::Upstream(upstreamed),
-            (Ok(upstreamed), true) => self.buffer(upstreamed).await,
+            (Ok(upstreamed), false) => End::Upstream(Box::new(upstreamed)),
+            (Ok(upstreamed), true) => Box::pin(self.buffer(upstreamed)).await,
             (Err(failure), _) => {
                 silverback_log::write(
                     silverback_log::Level::Error,
@@ -168,7 +168,7 @@ impl Flight {
                 if let send::SendFailure::Balance(_) = failure {
                     // Kong finds no peer before it proxies.
                     self.proxied = false;
-                    return self.error(503, &failure.client_message());
+                    return self.error(503, failure.client_message());
                 }
                 self.fail(failure.status(), None)
             }
@@ -323,7 +323,8 @@ impl Flight {
 
     /// Runs one handler. False when it ended the request, by its own will or because it failed.
     async fn went_on(&mut self, configured: &Configured, phase: Phase) -> bool {
-        match self.run_plugin(configured, phase).await {
+        // Boxed, like all that most requests do not need: the task stays small, and quick to make.
+        match Box::pin(self.run_plugin(configured, phase)).await {
             Ran::Done => true,
             Ran::Exit => {
                 self.exchange.response.source = Some(Source::Exit);
@@ -365,7 +366,7 @@ impl Flight {
             return Ok(());
         };
         let settings = &self.profile.settings;
-        match request_body::read(incoming, settings).await {
+        match Box::pin(request_body::read(incoming, settings)).await {
             Ok((body, spool, length)) => {
                 self.exchange.request.body = body;
                 self.exchange.request.length += length;
@@ -379,7 +380,7 @@ impl Flight {
         }
     }
 
-    fn body_failed(&mut self, error: BodyError) -> End {
+    fn body_failed(&mut self, error: &BodyError) -> End {
         silverback_log::write(
             silverback_log::Level::Info,
             format_args!("{error} while reading client request body"),
@@ -456,8 +457,8 @@ impl Flight {
 pub(crate) struct Finish(Box<Flight>);
 
 impl Finish {
-    pub(crate) fn new(flight: Flight) -> Self {
-        Self(Box::new(flight))
+    pub(crate) fn new(flight: Box<Flight>) -> Self {
+        Self(flight)
     }
 
     /// Bytes of the body have been handed to the client's connection.
@@ -488,7 +489,7 @@ impl Finish {
     }
 
     /// The upstream broke off in the middle of its body: the client sees its connection end early.
-    pub(crate) fn upstream_broke(self, why: String) {
+    pub(crate) fn upstream_broke(self, why: &dyn std::fmt::Display) {
         silverback_log::write(
             silverback_log::Level::Error,
             format_args!("{why} while reading upstream"),
@@ -537,7 +538,7 @@ pub(crate) fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>, refused: 
     let generation = worker.shared.generation.load_full();
     let exchange = request::refused_exchange(connection, &generation, &refused.head);
     let plugins = generation.plugins.globals();
-    let mut flight = Flight {
+    let mut flight = Box::new(Flight {
         worker: Rc::clone(worker),
         connection: Rc::clone(connection),
         profile: Arc::clone(&generation.profile),
@@ -550,7 +551,7 @@ pub(crate) fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>, refused: 
         proxied: false,
         closes: false,
         encoded: false,
-    };
+    });
     silverback_log::write(
         silverback_log::Level::Info,
         format_args!("{} while reading client request headers", refused.why.reason()),

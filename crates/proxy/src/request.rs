@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn paths_that_make_no_sense_are_told_apart() {
-        for path in ["/", "/a%20b", "/a/../b", "/a//../..", "/a/.", "/..a", "/%2e"] {
+        for path in ["/", "/a%20b", "/a/../b", "/a//..", "/a/.", "/..a", "/%2e"] {
             assert!(is_path(path), "{path}");
         }
         for path in ["/..", "/a/../..", "/%zz", "/a%", "/a%2", "/a%00", "/%2e%2e"] {

@@ -56,7 +56,7 @@ pub(crate) async fn read(
     let mut spooling: Option<Spooling> = None;
     let mut first: Option<Bytes> = None;
     while let Some(frame) = incoming.frame().await {
-        let frame = frame.map_err(client_error)?;
+        let frame = frame.map_err(|error| client_error(&error))?;
         let Ok(data) = frame.into_data() else { continue };
         length += data.len() as u64;
         if max > 0 && length > max {
@@ -94,8 +94,8 @@ pub(crate) async fn read(
     }
 }
 
-fn client_error(error: hyper::Error) -> BodyError {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+fn client_error(error: &hyper::Error) -> BodyError {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = source {
         if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
             return BodyError::Timeout;

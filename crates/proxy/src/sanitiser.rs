@@ -154,7 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sanitised<S> {
     pub fn new(socket: S, limits: Limits, read: BytesMut) -> Self {
         let mut timer = Timer { deadline: None, sleep: None };
         timer.set(limits.head_timeout);
-        Self(Arc::new(Mutex::new(Inner {
+        let mut inner = Inner {
             socket,
             limits,
             buffer: read,
@@ -167,7 +167,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sanitised<S> {
             unflushed: false,
             reader: None,
             timer,
-        })))
+        };
+        inner.vet();
+        Self(Arc::new(Mutex::new(inner)))
+    }
+
+    /// Whether bytes of another protocol go by, under somebody else's care.
+    pub fn is_switched(&self) -> bool {
+        matches!(self.inner().expect, Expect::Anything)
     }
 
     /// Whether the client was still sending a body when its connection ended.

