@@ -16,7 +16,7 @@ use silverback_pdk::{
 
 use crate::{
     SERVER_TOKEN,
-    body::{ClientBody, UpstreamResponseBody},
+    body::{ClientBody, Pace, UpstreamResponseBody},
     flight::{Finish, Flight},
     forwarded::X_KONG_REQUEST_ID,
     request::list,
@@ -119,7 +119,9 @@ pub(crate) fn from_upstream(mut flight: Box<Flight>, upstreamed: Upstreamed) -> 
     }
     spell(&mut answer, head.extensions);
     let body = UpstreamResponseBody::new(incoming, lease, read_timeout);
-    answer.map(|()| ClientBody::upstream(body, declared, Finish::new(flight)))
+    let buffers = flight.exchange.matched.as_ref().is_none_or(|matched| matched.route.response_buffering);
+    let pace = flight.connection.wire.as_ref().filter(|_| !buffers).map(|wire| Pace::new(Rc::clone(wire)));
+    answer.map(|()| ClientBody::upstream(body, declared, pace, Finish::new(flight)))
 }
 
 /// Names are written as the upstream wrote them.

@@ -3,6 +3,7 @@
 use std::{
     io,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use crate::{flight::Finish, upstream::Lease};
+use crate::{connection::Wire, flight::Finish, upstream::Lease};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -21,6 +22,30 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) struct ClientBody {
     kind: ClientBodyKind,
     finish: Option<Finish>,
+    /// `response_buffering: false`: nothing is read from the upstream before the client's socket took what was.
+    pace: Option<Pace>,
+}
+
+/// Holds a body back until what went before it is written.
+pub(crate) struct Pace {
+    wire: Rc<dyn Wire>,
+    /// [`Wire::flushes`] when the last piece was handed over.
+    since: Option<u64>,
+}
+
+impl Pace {
+    pub(crate) fn new(wire: Rc<dyn Wire>) -> Self {
+        Self { wire, since: None }
+    }
+
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.since.is_some_and(|since| since == self.wire.flushes()) {
+            self.wire.wake_at_flush(cx.waker());
+            return Poll::Pending;
+        }
+        self.since = None;
+        Poll::Ready(())
+    }
 }
 
 enum ClientBodyKind {
@@ -34,25 +59,30 @@ enum ClientBodyKind {
 
 impl ClientBody {
     pub(crate) fn empty(finish: Finish) -> Self {
-        Self { kind: ClientBodyKind::Empty, finish: Some(finish) }
+        Self { kind: ClientBodyKind::Empty, finish: Some(finish), pace: None }
     }
 
     pub(crate) fn whole(bytes: Bytes, finish: Finish) -> Self {
-        Self { kind: ClientBodyKind::Whole(Some(bytes)), finish: Some(finish) }
+        Self { kind: ClientBodyKind::Whole(Some(bytes)), finish: Some(finish), pace: None }
     }
 
     /// The answer of a switch of protocols: what follows it is no body, and ends elsewhere.
     pub(crate) const fn tunnel() -> Self {
-        Self { kind: ClientBodyKind::Empty, finish: None }
+        Self { kind: ClientBodyKind::Empty, finish: None, pace: None }
     }
 
     pub(crate) fn chunked(bytes: Bytes, finish: Finish) -> Self {
-        Self { kind: ClientBodyKind::Chunked((!bytes.is_empty()).then_some(bytes)), finish: Some(finish) }
+        Self { kind: ClientBodyKind::Chunked((!bytes.is_empty()).then_some(bytes)), finish: Some(finish), pace: None }
     }
 
     /// `allowed`: a length that a plugin declared; nothing is sent beyond it.
-    pub(crate) fn upstream(body: UpstreamResponseBody, allowed: Option<u64>, finish: Finish) -> Self {
-        Self { kind: ClientBodyKind::Upstream(body, allowed), finish: Some(finish) }
+    pub(crate) fn upstream(
+        body: UpstreamResponseBody,
+        allowed: Option<u64>,
+        pace: Option<Pace>,
+        finish: Finish,
+    ) -> Self {
+        Self { kind: ClientBodyKind::Upstream(body, allowed), finish: Some(finish), pace }
     }
 }
 
@@ -71,6 +101,9 @@ impl Body for ClientBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
+        if this.pace.as_mut().is_some_and(|pace| pace.poll(cx).is_pending()) {
+            return Poll::Pending;
+        }
         let polled = match &mut this.kind {
             ClientBodyKind::Empty => Poll::Ready(None),
             ClientBodyKind::Whole(bytes) | ClientBodyKind::Chunked(bytes) => {
@@ -88,6 +121,9 @@ impl Body for ClientBody {
         };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
+                if let Some(pace) = &mut this.pace {
+                    pace.since = Some(pace.wire.flushes());
+                }
                 if let (Some(data), Some(finish)) = (frame.data_ref(), &mut this.finish) {
                     finish.sent(data.len());
                 }

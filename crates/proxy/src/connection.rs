@@ -8,7 +8,7 @@ use std::{
     pin::{Pin, pin},
     rc::Rc,
     sync::atomic::Ordering,
-    task::Poll,
+    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use crate::{
     flight,
     sanitiser::{self, Sanitised},
+    send_timeout::SendTimeout,
     worker::{Mode, Worker},
 };
 
@@ -54,6 +55,10 @@ pub(crate) struct Connection {
 pub(crate) trait Wire {
     fn answered(&self);
     fn switch_protocol(&self);
+    /// How often all that was to be written has been.
+    fn flushes(&self) -> u64;
+    /// Wakes a task when it is so again.
+    fn wake_at_flush(&self, waker: &Waker);
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire for Sanitised<S> {
@@ -63,6 +68,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire for Sanitised<S> {
 
     fn switch_protocol(&self) {
         Self::switch_protocol(self);
+    }
+
+    fn flushes(&self) -> u64 {
+        Self::flushes(self)
+    }
+
+    fn wake_at_flush(&self, waker: &Waker) {
+        Self::wake_at_flush(self, waker);
     }
 }
 
@@ -88,6 +101,7 @@ pub(crate) async fn serve<S>(worker: Rc<Worker>, socket: S, from: From, kind: Ki
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let socket = SendTimeout::new(socket, worker.shared.generation.load().profile.settings.http.send_timeout);
     let counters = &worker.shared.counters;
     counters.accepted.fetch_add(1, Ordering::Relaxed);
     counters.active.fetch_add(1, Ordering::Relaxed);
@@ -220,7 +234,10 @@ where
         .title_case_headers(true)
         .auto_date_header(false)
         .max_headers(MAX_HEADERS)
-        .max_buf_size((buffers.saturating_mul(size)).max(64 * 1024))
+        // Also what is read ahead of a slow client: nginx's proxy_buffers.
+        .max_buf_size(
+            buffers.saturating_mul(size).max(http.proxy_buffers.0.saturating_mul(http.proxy_buffers.1)).max(8192),
+        )
         .serve_connection(TokioIo::new(wire.clone()), service)
         .with_upgrades();
     let mut serving = pin!(serving);

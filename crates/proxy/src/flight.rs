@@ -101,7 +101,9 @@ async fn run(
         closes: false,
         encoded: false,
     });
-    flight.closes = !flight.keeps_alive();
+    let http = &flight.profile.settings.http;
+    let last = flight.connection.requests.get() >= http.keepalive_requests || http.keepalive_timeout.is_zero();
+    flight.closes = last || !flight.keeps_alive();
     let end = flight.decide(generation, &mut tell).await;
     let response = match end {
         End::ClientLeft => return Finish::new(flight).client_left(),

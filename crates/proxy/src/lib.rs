@@ -20,6 +20,7 @@ mod real_ip;
 mod request;
 mod request_body;
 pub mod sanitiser;
+mod send_timeout;
 mod surroundings;
 mod tls;
 mod upstream;

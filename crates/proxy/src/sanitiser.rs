@@ -66,6 +66,16 @@ impl<S> Sanitised<S> {
         }
     }
 
+    /// How often all that hyper had to write has been written.
+    pub fn flushes(&self) -> u64 {
+        self.inner().flushes
+    }
+
+    /// Wakes a task when it is so again.
+    pub fn wake_at_flush(&self, waker: &Waker) {
+        self.inner().at_flush = Some(waker.clone());
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner<S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -92,6 +102,9 @@ struct Inner<S> {
     in_flight: usize,
     /// Whether an answer may still lie in hyper's buffer.
     unflushed: bool,
+    /// How often hyper's buffer has been written out whole, and who waits for the next time.
+    flushes: u64,
+    at_flush: Option<Waker>,
     /// Woken when `in_flight` falls to zero or the mode changes.
     reader: Option<Waker>,
     timer: Timer,
@@ -165,6 +178,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sanitised<S> {
             refused: None,
             in_flight: 0,
             unflushed: false,
+            flushes: 0,
+            at_flush: None,
             reader: None,
             timer,
         };
@@ -466,6 +481,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Sanitised<S> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner();
         let polled = Pin::new(&mut inner.socket).poll_flush(cx);
+        if polled.is_ready() {
+            inner.flushes += 1;
+            if let Some(waker) = inner.at_flush.take() {
+                waker.wake();
+            }
+        }
         if polled.is_ready() && inner.in_flight == 0 && std::mem::take(&mut inner.unflushed) && inner.refused.is_some()
         {
             inner.wake();
