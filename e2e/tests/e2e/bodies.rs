@@ -81,19 +81,33 @@ async fn large_answers_arrive_whole_at_a_slow_reader() {
     let mut bytes = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
     bytes.extend(&body);
     let upstream = Upstream::sending(bytes).await;
-    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
-    let mut connection = gateway.connect().await;
-    connection.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    connection.response_head().await;
-    let mut read = Vec::new();
-    while read.len() < body.len() {
-        if read.len() < 200_000 {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    for response_buffering in [true, false] {
+        let mut config = upstream.behind_everything();
+        config["services"][0]["routes"][0]["response_buffering"] = json!(response_buffering);
+        let gateway = Gateway::new().config(config).start().await;
+        let mut connection = gateway.connect().await;
+        connection.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        connection.response_head().await;
+        let mut read = Vec::new();
+        while read.len() < body.len() {
+            if read.len() < 200_000 {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+            read.extend(connection.read_some().await);
         }
-        read.extend(connection.read_some().await);
+        assert!(read == body, "the bytes differ");
+        assert_eq!(gateway.get("/other").await.status, 200);
     }
-    assert!(read == body, "the bytes differ");
-    assert_eq!(gateway.get("/other").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_connection_ends_after_keepalive_requests() {
+    let upstream = Upstream::echo().await;
+    let gateway =
+        Gateway::new().conf("nginx_http_keepalive_requests = 2").config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect().await;
+    assert_eq!(connection.get("/", &[]).await.header("connection"), None);
+    assert_eq!(connection.get("/", &[]).await.header("connection"), Some("close"));
 }
 
 #[tokio::test]
