@@ -203,3 +203,62 @@ fn without_nulls(value: &Json) -> Option<Json> {
         other => Some(other.clone()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROUTE: Option<Id> = Some(Id::from_u128(1));
+    const SERVICE: Option<Id> = Some(Id::from_u128(2));
+    const CONSUMER: Option<Id> = Some(Id::from_u128(3));
+
+    /// A plugin with a configuration for each of these scopes, named after them: `r`, `s` and `c`.
+    fn entry(scopes: &[&str]) -> PluginEntry {
+        let by_scope = scopes.iter().map(|name| {
+            let bound = |letter, id: Option<Id>| id.filter(|_| name.contains(letter));
+            let scope =
+                Scope { route: bound('r', ROUTE), service: bound('s', SERVICE), consumer: bound('c', CONSUMER) };
+            let caller =
+                Caller { plugin_name: (*name).to_owned(), plugin_id: Id::from_u128(9), takes_body_files: false };
+            let kind = Kind::InProcess { name: (*name).to_owned(), config: Map::new() };
+            (scope, Arc::new(Configured { caller, phases: PhaseSet::EMPTY, kind }))
+        });
+        PluginEntry { phases: PhaseSet::EMPTY, by_scope: by_scope.collect(), by_consumer: true }
+    }
+
+    #[test]
+    fn the_closest_scope_wins() {
+        // From the closest to the loosest; "" is global.
+        let mut scopes = vec!["rsc", "rc", "sc", "rs", "c", "r", "s", ""];
+        while let Some(closest) = scopes.first().copied() {
+            let found = entry(&scopes).resolve(ROUTE, SERVICE, CONSUMER).map(|c| c.caller.plugin_name.clone());
+            assert_eq!(found.as_deref(), Some(closest));
+            scopes.remove(0);
+        }
+        assert!(entry(&[]).resolve(ROUTE, SERVICE, CONSUMER).is_none());
+    }
+
+    #[test]
+    fn what_a_request_has_not_is_not_matched() {
+        let all = entry(&["rsc", "rc", "sc", "rs", "c", "r", "s", ""]);
+        for (route, service, consumer, expect) in [
+            (ROUTE, SERVICE, None, "rs"),
+            (ROUTE, None, CONSUMER, "rc"),
+            (ROUTE, None, None, "r"),
+            (None, None, CONSUMER, "c"),
+            (None, None, None, ""),
+        ] {
+            let found = all.resolve(route, service, consumer).map(|c| c.caller.plugin_name.clone());
+            assert_eq!(found.as_deref(), Some(expect));
+        }
+        let other = Some(Id::from_u128(4));
+        let found = entry(&["rc", "c", "r"]).resolve(ROUTE, SERVICE, other).map(|c| c.caller.plugin_name.clone());
+        assert_eq!(found.as_deref(), Some("r"), "another consumer's configuration is not one's own");
+    }
+
+    #[test]
+    fn servers_get_no_unset_fields() {
+        let value = serde_json::json!({"a": null, "b": {"c": null, "d": 1}, "e": []});
+        assert_eq!(without_nulls(&value), Some(serde_json::json!({"b": {"d": 1}, "e": []})));
+    }
+}
