@@ -4,6 +4,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -259,8 +260,35 @@ impl Body for UpstreamResponseBody {
 pub(crate) enum UpstreamRequestBody {
     Empty,
     Whole(Option<Bytes>),
-    File(FileBody),
-    Client(ClientRequestBody),
+    File(FileBody, Progress),
+    Client(ClientRequestBody, Progress),
+}
+
+/// How far a body has come, for those who wait for an answer: while it is still being sent, the upstream is not late.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress(Arc<Mutex<Sent>>);
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    /// When the last piece was taken.
+    pub(crate) at: Instant,
+    pub(crate) complete: bool,
+}
+
+impl Progress {
+    /// Of a body that is complete before it begins, or not.
+    pub(crate) fn new(complete: bool) -> Self {
+        Self(Arc::new(Mutex::new(Sent { at: Instant::now(), complete })))
+    }
+
+    pub(crate) fn sent(&self) -> Sent {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A piece was taken; the last one or not.
+    pub(crate) fn note(&self, complete: bool) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Sent { at: Instant::now(), complete };
+    }
 }
 
 impl Body for UpstreamRequestBody {
@@ -271,8 +299,20 @@ impl Body for UpstreamRequestBody {
         match &mut *self {
             Self::Empty => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::File(file) => file.poll_frame(cx),
-            Self::Client(body) => Pin::new(body).poll_frame(cx),
+            Self::File(file, progress) => {
+                let polled = file.poll_frame(cx);
+                if polled.is_ready() {
+                    progress.note(file.left == 0);
+                }
+                polled
+            }
+            Self::Client(body, progress) => {
+                let polled = Pin::new(&mut *body).poll_frame(cx);
+                if let Poll::Ready(frame) = &polled {
+                    progress.note(frame.is_none() || body.is_end_stream());
+                }
+                polled
+            }
         }
     }
 
@@ -280,8 +320,8 @@ impl Body for UpstreamRequestBody {
         match self {
             Self::Empty => true,
             Self::Whole(bytes) => bytes.is_none(),
-            Self::File(file) => file.left == 0,
-            Self::Client(body) => body.is_end_stream(),
+            Self::File(file, _) => file.left == 0,
+            Self::Client(body, _) => body.is_end_stream(),
         }
     }
 
@@ -289,8 +329,8 @@ impl Body for UpstreamRequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::File(file) => SizeHint::with_exact(file.left),
-            Self::Client(body) => body.size_hint(),
+            Self::File(file, _) => SizeHint::with_exact(file.left),
+            Self::Client(body, _) => body.size_hint(),
         }
     }
 }

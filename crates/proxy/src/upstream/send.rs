@@ -13,7 +13,7 @@ use super::{
     pool::{Key, Lease, TlsKey},
 };
 use crate::{
-    body::{BodyTooLarge, ClientRequestBody, FileBody, UpstreamRequestBody},
+    body::{BodyTooLarge, ClientRequestBody, FileBody, Progress, UpstreamRequestBody},
     flight::Flight,
     forwarded::{UpstreamHead, declared_length},
 };
@@ -176,21 +176,22 @@ async fn attempt(
             (connection, false)
         }
     };
-    let body = body(flight).await.map_err(|error| before(SendFailure::Spool(error)))?;
+    let (body, progress) = body(flight).await.map_err(|error| before(SendFailure::Spool(error)))?;
     let request = head.for_attempt(&host, &flight.spelling, body).map_err(|error| before(error.into()))?;
     if let Err(error) = connection.sender.ready().await {
         return Err(Failed { why: SendFailure::Exchange(error), sent: false, reused });
     }
     connection.next_is_head.announce();
     connection.served += 1;
-    let answer = tokio::time::timeout(read_timeout, connection.sender.try_send_request(request)).await;
+    let write_timeout = Duration::from_millis(u64::from(flight.exchange.upstream.write_timeout));
+    let answer = in_time(connection.sender.try_send_request(request), progress, write_timeout, read_timeout).await;
     let response = match answer {
-        Err(_) => return Err(Failed { why: SendFailure::Timeout, sent: true, reused: false }),
-        Ok(Ok(response)) => response,
-        Ok(Err(mut error)) => {
+        None => return Err(Failed { why: SendFailure::Timeout, sent: true, reused: false }),
+        Some(Ok(response)) => response,
+        Some(Err(mut error)) => {
             let unsent = error.take_message();
             let sent = unsent.is_none();
-            if let Some(UpstreamRequestBody::Client(body)) = unsent.map(http::Request::into_body) {
+            if let Some(UpstreamRequestBody::Client(body, _)) = unsent.map(http::Request::into_body) {
                 flight.incoming = Some(body.into_inner());
             }
             let error = error.into_error();
@@ -200,6 +201,27 @@ async fn attempt(
     };
     flight.exchange.timings.upstream_header = Some(flight.now());
     Ok(Upstreamed { response, lease: Lease { pool, key, connection }, read_timeout })
+}
+
+/// Waits for an answer: each piece of the body may take `write_timeout`, the answer `read_timeout` from the last piece
+/// on. `None` when one of them has passed.
+async fn in_time<T>(
+    answer: impl Future<Output = T>,
+    progress: Progress,
+    write_timeout: Duration,
+    read_timeout: Duration,
+) -> Option<T> {
+    let mut answer = std::pin::pin!(answer);
+    loop {
+        let sent = progress.sent();
+        let deadline = sent.at + if sent.complete { read_timeout } else { write_timeout };
+        match tokio::time::timeout_at(deadline, answer.as_mut()).await {
+            Ok(answer) => return Some(answer),
+            Err(_) if progress.sent().at == sent.at => return None,
+            // Something was sent meanwhile.
+            Err(_) => {}
+        }
+    }
 }
 
 fn is_too_large(error: &hyper::Error) -> bool {
@@ -234,22 +256,26 @@ fn server_name(host: &str) -> String {
 }
 
 /// The body for one attempt: what was read can be sent again, what still comes from the client only once.
-async fn body(flight: &mut Flight) -> std::io::Result<UpstreamRequestBody> {
-    Ok(match &flight.exchange.request.body {
+async fn body(flight: &mut Flight) -> std::io::Result<(UpstreamRequestBody, Progress)> {
+    let progress = Progress::new(!matches!(flight.exchange.request.body, RequestBody::File(..) | RequestBody::Unread));
+    let body = match &flight.exchange.request.body {
         RequestBody::None | RequestBody::Failed(_) => UpstreamRequestBody::Empty,
         RequestBody::Memory(bytes) => {
             let declared = declared_length(&flight.exchange).and_then(|length| usize::try_from(length).ok());
             whole(bytes.slice(..declared.unwrap_or(bytes.len()).min(bytes.len())))
         }
-        RequestBody::File(path, length) => UpstreamRequestBody::File(FileBody::open(path, *length).await?),
+        RequestBody::File(path, length) => {
+            UpstreamRequestBody::File(FileBody::open(path, *length).await?, progress.clone())
+        }
         RequestBody::Unread => match flight.incoming.take() {
-            Some(incoming) => UpstreamRequestBody::Client(ClientRequestBody::new(
-                incoming,
-                flight.profile.settings.http.max_body_size,
-            )),
+            Some(incoming) => UpstreamRequestBody::Client(
+                ClientRequestBody::new(incoming, flight.profile.settings.http.max_body_size),
+                progress.clone(),
+            ),
             None => UpstreamRequestBody::Empty,
         },
-    })
+    };
+    Ok((body, progress))
 }
 
 fn whole(bytes: Bytes) -> UpstreamRequestBody {
@@ -258,7 +284,33 @@ fn whole(bytes: Bytes) -> UpstreamRequestBody {
 
 #[cfg(test)]
 mod tests {
-    use super::{Address, host_header, server_name};
+    use std::time::Duration;
+
+    use super::{Address, Progress, host_header, in_time, server_name};
+
+    const WRITE: Duration = Duration::from_secs(5);
+    const READ: Duration = Duration::from_secs(60);
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_has_its_time_from_the_last_piece_of_the_body_on() {
+        let late = |after| tokio::time::sleep(Duration::from_secs(after));
+        assert_eq!(in_time(late(59), Progress::new(true), WRITE, READ).await, Some(()));
+        assert_eq!(in_time(late(61), Progress::new(true), WRITE, READ).await, None);
+        assert_eq!(in_time(late(6), Progress::new(false), WRITE, READ).await, None);
+        // A slow upload: a piece every four seconds, and then the answer.
+        let progress = Progress::new(false);
+        let uploading = {
+            let progress = progress.clone();
+            async move {
+                for piece in 1..=30 {
+                    late(4).await;
+                    progress.note(piece == 30);
+                }
+                late(50).await;
+            }
+        };
+        assert_eq!(in_time(uploading, progress, WRITE, READ).await, Some(()));
+    }
 
     #[test]
     fn the_host_header_names_the_target() {
