@@ -11,7 +11,7 @@ use silverback_config::Settings;
 use silverback_model::Phase;
 use silverback_pdk::{
     error_page,
-    exchange::{Exit, ExitBody, ServiceResponse, Source},
+    exchange::{Exit, ExitBody, HttpVersion, ServiceResponse, Source},
 };
 
 use crate::{
@@ -336,6 +336,7 @@ fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
     let mut answer = Response::new(());
     *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     *answer.headers_mut() = headers;
+    flight.connection.closing.set(closes || flight.exchange.request.version == HttpVersion::Http10);
     if closes && !flight.connection.http2 {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }

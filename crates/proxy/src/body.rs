@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use silverback_config::settings::Http;
 use tokio::time::{Instant, Sleep};
 
 use crate::{connection::Wire, flight::Finish, upstream::Lease};
@@ -90,7 +91,8 @@ impl ClientBody {
 impl ClientBody {
     /// The client left before its answer was made.
     pub(crate) fn abandon(mut self) {
-        if let Some(finish) = self.finish.take() {
+        if let Some(mut finish) = self.finish.take() {
+            finish.unsend();
             finish.client_left();
         }
     }
@@ -367,7 +369,15 @@ pub(crate) struct ClientRequestBody {
     incoming: Incoming,
     /// Bytes that may still come; `None` for no limit.
     allowed: Option<u64>,
+    /// `client_body_timeout`: between two pieces; zero for no limit.
+    limit: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
 }
+
+/// The client sends nothing more of its body.
+#[derive(Debug, thiserror::Error)]
+#[error("client timed out while sending its body")]
+pub(crate) struct BodyStalled;
 
 /// The body is larger than `nginx_http_client_max_body_size` allows.
 #[derive(Debug, thiserror::Error)]
@@ -375,8 +385,9 @@ pub(crate) struct ClientRequestBody {
 pub(crate) struct BodyTooLarge;
 
 impl ClientRequestBody {
-    pub(crate) fn new(incoming: Incoming, max: u64) -> Self {
-        Self { incoming, allowed: (max > 0).then_some(max) }
+    pub(crate) fn new(incoming: Incoming, settings: &Http) -> Self {
+        let max = settings.max_body_size;
+        Self { incoming, allowed: (max > 0).then_some(max), limit: settings.body_timeout, sleep: None }
     }
 
     /// Nothing of it was read.
@@ -391,7 +402,17 @@ impl Body for ClientRequestBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        Pin::new(&mut this.incoming).poll_frame(cx).map(|frame| {
+        let polled = Pin::new(&mut this.incoming).poll_frame(cx);
+        if polled.is_ready() {
+            this.sleep = None;
+        } else if !this.limit.is_zero() {
+            let limit = this.limit;
+            let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+            if sleep.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Some(Err(BodyStalled.into())));
+            }
+        }
+        polled.map(|frame| {
             frame.map(|frame| {
                 let frame = frame?;
                 if let (Some(data), Some(allowed)) = (frame.data_ref(), &mut this.allowed) {

@@ -16,7 +16,10 @@ use bytes::BytesMut;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use silverback_pdk::exchange::TlsInfo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    time::Instant,
+};
 
 use crate::{
     flight,
@@ -45,10 +48,46 @@ pub(crate) struct Connection {
     /// `$connection`.
     pub(crate) serial: u64,
     pub(crate) requests: Cell<u64>,
+    /// Requests that are not over, and when the last one was.
+    live: Cell<usize>,
+    idle_since: Cell<Instant>,
+    /// An answer said that it was the last, or broke off.
+    pub(crate) closing: Cell<bool>,
     pub(crate) tls: Option<TlsInfo>,
     pub(crate) http2: bool,
     /// Tells the sanitiser, where there is one.
     pub(crate) wire: Option<Rc<dyn Wire>>,
+}
+
+impl Connection {
+    fn new(from: From, serial: u64, tls: Option<TlsInfo>, http2: bool) -> Self {
+        Self {
+            from,
+            serial,
+            requests: Cell::new(0),
+            live: Cell::new(0),
+            idle_since: Cell::new(Instant::now()),
+            closing: Cell::new(false),
+            tls,
+            http2,
+            wire: None,
+        }
+    }
+
+    /// A request begins.
+    pub(crate) fn began(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.live.set(self.live.get() + 1);
+    }
+
+    /// A request is over.
+    pub(crate) fn ended(&self) {
+        self.live.set(self.live.get().saturating_sub(1));
+        self.idle_since.set(Instant::now());
+        if let Some(wire) = &self.wire {
+            wire.answered();
+        }
+    }
 }
 
 /// What a request tells the socket that it came by.
@@ -85,6 +124,15 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// As nginx: `http2_max_concurrent_streams`.
 const MAX_STREAMS: u32 = 128;
 
+/// Requests under way on one connection. A client may reset a stream and open another; what the first set off goes on.
+const MAX_LIVE: usize = 2 * MAX_STREAMS as usize;
+
+/// How often an HTTP/2 connection is looked after.
+const HTTP2_CHECK: Duration = Duration::from_secs(1);
+
+/// How long a client that was told to leave may stay when nothing is under way.
+const GOODBYE: Duration = Duration::from_secs(5);
+
 /// Header lines in one request. nginx has no such limit but the head's size; this is far above what it lets through
 /// in practice.
 const MAX_HEADERS: usize = 512;
@@ -110,7 +158,7 @@ where
         if let Ok(Some((socket, info, http2))) =
             tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(&worker, socket, kind)).await
         {
-            let connection = Connection { from, serial, requests: Cell::new(0), tls: Some(info), http2, wire: None };
+            let connection = Connection::new(from, serial, Some(info), http2);
             if http2 {
                 serve_http2(&worker, socket, connection, BytesMut::new()).await;
             } else {
@@ -119,7 +167,7 @@ where
         }
     } else {
         let mut socket = socket;
-        let connection = |http2| Connection { from, serial, requests: Cell::new(0), tls: None, http2, wire: None };
+        let connection = |http2| Connection::new(from, serial, None, http2);
         match sniff(&worker, &mut socket, kind).await {
             Some((read, true)) => serve_http2(&worker, socket, connection(true), read).await,
             Some((read, false)) => serve_http1(&worker, socket, connection(false), read).await,
@@ -242,17 +290,17 @@ where
         .with_upgrades();
     let mut serving = pin!(serving);
     let mut mode = worker.mode.clone();
-    let drained = tokio::select! {
+    tokio::select! {
         biased;
-        _ = serving.as_mut() => false,
-        _ = mode.wait_for(|mode| *mode == Mode::Draining) => true,
-    };
-    if drained {
-        // A client that was just let in has its first request answered; an idle one is told that this was all.
-        if connection.requests.get() > 0 || wire.is_busy() {
-            serving.as_mut().graceful_shutdown();
+        _ = serving.as_mut() => {}
+        _ = mode.wait_for(|mode| *mode == Mode::Draining) => {
+            // A client that was just let in, or whose request has begun to arrive, is answered (with
+            // `Connection: close`); an idle one is told that this was all.
+            if !wire.is_arriving() && (connection.requests.get() > 0 || wire.is_busy()) {
+                serving.as_mut().graceful_shutdown();
+            }
+            let _ = serving.as_mut().await;
         }
-        let _ = serving.as_mut().await;
     }
     if wire.is_switched() {
         // The tunnel has the socket, and closes it.
@@ -260,9 +308,11 @@ where
     }
     let unfinished = wire.is_mid_body();
     if let Some(refused) = wire.take_refused() {
+        // Behind an answer that broke off, or that ends with the connection, it would be read as a part of it.
+        let heard = !connection.closing.get();
         let answer = flight::refuse(worker, &connection, &refused);
         let mut wire = wire;
-        if wire.write_all(&answer).await.is_ok() {
+        if heard && wire.write_all(&answer).await.is_ok() {
             linger(&mut wire).await;
         }
     } else if unfinished {
@@ -323,8 +373,14 @@ where
     let service = {
         let (worker, connection) = (Rc::clone(worker), Rc::clone(&connection));
         service_fn(move |request| {
-            let answer = flight::begin(&worker, &connection, request);
-            async move { answer.await.ok_or(ClientLeft) }
+            // Beyond that the stream is reset, and sets nothing off.
+            let begun = (connection.live.get() < MAX_LIVE).then(|| flight::begin(&worker, &connection, request));
+            async move {
+                match begun {
+                    Some(answer) => answer.await.ok_or(ClientLeft),
+                    None => Err(ClientLeft),
+                }
+            }
         })
     };
     let serving = hyper::server::conn::http2::Builder::new(OnThisThread)
@@ -336,12 +392,28 @@ where
         .serve_connection(TokioIo::new(Prefixed { read, socket }), service);
     let mut serving = pin!(serving);
     let mut mode = worker.mode.clone();
-    tokio::select! {
-        biased;
-        _ = serving.as_mut() => return,
-        _ = mode.wait_for(|mode| *mode == Mode::Draining) => serving.as_mut().graceful_shutdown(),
+    let mut closing = false;
+    loop {
+        // Checked now and then: HTTP/2 has no timer of its own but for its pings.
+        let check = tokio::time::sleep(HTTP2_CHECK);
+        tokio::select! {
+            biased;
+            _ = serving.as_mut() => return,
+            _ = mode.wait_for(|mode| *mode == Mode::Draining), if !closing => closing = true,
+            () = check => {}
+        }
+        let idle = connection.idle_since.get().elapsed();
+        let live = connection.live.get();
+        let begun = connection.requests.get() > 0;
+        if live > MAX_LIVE || (!begun && idle >= http.header_timeout) || (closing && live == 0 && idle >= GOODBYE) {
+            return;
+        }
+        closing |= connection.requests.get() >= http.keepalive_requests
+            || (live == 0 && begun && !http.keepalive_timeout.is_zero() && idle >= http.keepalive_timeout);
+        if closing {
+            serving.as_mut().graceful_shutdown();
+        }
     }
-    let _ = serving.await;
 }
 
 /// A socket of which some bytes were read already.

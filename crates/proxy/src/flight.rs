@@ -43,6 +43,8 @@ pub(crate) struct Flight {
     pub(crate) incoming: Option<Incoming>,
     /// Where the body was spooled to; the file goes with it.
     pub(crate) spool: Option<Spool>,
+    /// Why the body could not be read.
+    pub(crate) body_error: Option<BodyError>,
     /// How the client wrote its header names.
     pub(crate) spelling: http::Extensions,
     /// The configurations that apply, in order; those for response and log.
@@ -71,7 +73,7 @@ pub(crate) fn begin(
     connection: &Rc<Connection>,
     request: hyper::Request<Incoming>,
 ) -> impl Future<Output = Option<Response<ClientBody>>> + use<> {
-    connection.requests.set(connection.requests.get() + 1);
+    connection.began();
     worker.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
     let (tell, told) = oneshot::channel();
     worker.spawn(run(Rc::clone(worker), Rc::clone(connection), request, tell));
@@ -94,6 +96,7 @@ async fn run(
         exchange,
         incoming,
         spool: None,
+        body_error: None,
         spelling,
         collected: Vec::new(),
         upgrade,
@@ -123,8 +126,11 @@ async fn run(
 impl Flight {
     /// Takes the request through its phases, up to its answer.
     async fn decide(&mut self, generation: Arc<Generation>, tell: &mut oneshot::Sender<Response<ClientBody>>) -> End {
-        if let Some(refusal) = request::refusal(&self.exchange, &self.profile.settings) {
-            return self.fail(refusal.status, refusal.message);
+        // Until a route is found, the global configurations are the ones that will log.
+        let globals = generation.plugins.globals();
+        self.collected = (0..globals.len()).filter_map(|index| globals.resolve(index, None).cloned()).collect();
+        if let Some(status) = request::refusal(&self.exchange, &self.profile.settings) {
+            return self.fail(status, None);
         }
         if !self.rewrite(&generation).await {
             return End::Gateway;
@@ -149,9 +155,8 @@ impl Flight {
         if let Err(error) = self.prepare_body(&route).await {
             return self.body_failed(&error);
         }
-        let buffered = self.upgrade.is_none()
-            && (self.exchange.wishes.buffer_response
-                || self.collected.iter().any(|configured| configured.phases.contains(Phase::Response)));
+        let buffered = self.exchange.wishes.buffer_response
+            || self.collected.iter().any(|configured| configured.phases.contains(Phase::Response));
         let request = forwarded::upstream_request(self, &forwarded);
         let sent = tokio::select! {
             biased;
@@ -159,6 +164,15 @@ impl Flight {
             () = tell.closed() => return End::ClientLeft,
         };
         match (sent, buffered) {
+            // What follows a switch of protocols is no answer that could be held.
+            (Ok(upstreamed), _) if upstreamed.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                if self.upgrade.is_some() {
+                    End::Upstream(Box::new(upstreamed))
+                } else {
+                    // Nobody asked for it.
+                    self.fail(502, None)
+                }
+            }
             (Ok(upstreamed), false) => End::Upstream(Box::new(upstreamed)),
             (Ok(upstreamed), true) => Box::pin(self.buffer(upstreamed)).await,
             (Err(failure), _) => {
@@ -167,6 +181,9 @@ impl Flight {
                     format_args!("{failure} while reading response header from upstream"),
                     Some(&crate::surroundings::context(&self.exchange)),
                 );
+                if let send::SendFailure::ClientBody(error) = &failure {
+                    return self.body_failed(error);
+                }
                 if let send::SendFailure::Balance(_) = failure {
                     // Kong finds no peer before it proxies.
                     self.proxied = false;
@@ -213,10 +230,7 @@ impl Flight {
     /// Runs the global plugins' rewrite handlers. False when one of them ended the request.
     async fn rewrite(&mut self, generation: &Generation) -> bool {
         self.exchange.phase = Phase::Rewrite;
-        let plugins = generation.plugins.globals();
-        // Until a route is found, these are the ones that will log.
-        self.collected = (0..plugins.len()).filter_map(|index| plugins.resolve(index, None).cloned()).collect();
-        if !plugins.any(Phase::Rewrite) {
+        if !generation.plugins.globals().any(Phase::Rewrite) {
             return true;
         }
         for index in 0..self.collected.len() {
@@ -352,6 +366,11 @@ impl Flight {
 
     /// Makes the body ready to be sent, and sent again: read whole, unless the route says otherwise.
     async fn prepare_body(&mut self, route: &RouteEntry) -> Result<(), BodyError> {
+        if let RequestBody::Failed(why) = &self.exchange.request.body {
+            // A plugin asked for it in vain. What is left of it must not go on as if it were whole.
+            let error = self.body_error.take();
+            return Err(error.unwrap_or_else(|| BodyError::Spool(std::io::Error::other(why.clone()))));
+        }
         if route.route.request_buffering || self.upgrade.is_some() {
             self.read_body().await?;
         }
@@ -470,6 +489,13 @@ impl Finish {
         response.bytes_sent += bytes as u64;
     }
 
+    /// Nothing of the answer went out after all.
+    pub(crate) fn unsend(&mut self) {
+        let response = &mut self.0.exchange.response;
+        response.sent = false;
+        response.bytes_sent = 0;
+    }
+
     /// Whether the answer has no body to send whatever its headers say.
     pub(crate) fn is_bodiless(&self) -> bool {
         self.0.exchange.request.method == Method::HEAD
@@ -483,6 +509,7 @@ impl Finish {
 
     /// The client left, before or in the middle of its answer.
     pub(crate) fn client_left(mut self) {
+        self.0.connection.closing.set(true);
         if !self.0.exchange.response.sent {
             // nginx's status for it; nobody sees it but the logs.
             self.0.exchange.response.status = Some(499);
@@ -492,6 +519,7 @@ impl Finish {
 
     /// The upstream broke off in the middle of its body: the client sees its connection end early.
     pub(crate) fn upstream_broke(self, why: &dyn std::fmt::Display) {
+        self.0.connection.closing.set(true);
         silverback_log::write(
             silverback_log::Level::Error,
             format_args!("{why} while reading upstream"),
@@ -502,9 +530,7 @@ impl Finish {
 
     fn end(self) {
         let Flight { worker, connection, profile, mut exchange, collected, spool, proxied, .. } = *self.0;
-        if let Some(wire) = &connection.wire {
-            wire.answered();
-        }
+        connection.ended();
         let now = exchange.node.surroundings.now();
         exchange.timings.response_end = Some(now);
         if proxied {
@@ -535,7 +561,7 @@ impl Finish {
 /// Answers what the sanitiser refused: the bytes to send. It has its access-log line and its log phase like any
 /// other request.
 pub(crate) fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>, refused: &Refused) -> Vec<u8> {
-    connection.requests.set(connection.requests.get() + 1);
+    connection.began();
     worker.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
     let generation = worker.shared.generation.load_full();
     let exchange = request::refused_exchange(connection, &generation, &refused.head);
@@ -547,6 +573,7 @@ pub(crate) fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>, refused: 
         exchange,
         incoming: None,
         spool: None,
+        body_error: None,
         spelling: http::Extensions::new(),
         collected: (0..plugins.len()).filter_map(|index| plugins.resolve(index, None).cloned()).collect(),
         upgrade: None,

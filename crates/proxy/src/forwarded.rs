@@ -22,6 +22,16 @@ const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub(crate) const X_KONG_REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
 const PROXY: HeaderName = HeaderName::from_static("proxy");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// What a client may not set itself.
+const X_SET: [HeaderName; 7] = [
+    X_FORWARDED_FOR,
+    X_FORWARDED_PROTO,
+    X_FORWARDED_HOST,
+    X_FORWARDED_PORT,
+    X_FORWARDED_PATH,
+    X_FORWARDED_PREFIX,
+    X_REAL_IP,
+];
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// The head of a request to an upstream. The Host header and the target's address come with each attempt.
@@ -179,6 +189,10 @@ pub(crate) fn upstream_request(flight: &Flight, forwarded: &Forwarded) -> Upstre
             .insert(header::CONTENT_LENGTH, HeaderValue::from(length.min(declared_length(exchange).unwrap_or(length))));
     }
     copy_end_to_end(incoming, &mut headers);
+    if flight.incoming.is_some() && !headers.contains_key(header::CONTENT_LENGTH) {
+        // hyper takes a GET for one without a body.
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     UpstreamHead { method: exchange.request.method.clone(), target: target(exchange), headers }
 }
 
@@ -210,7 +224,8 @@ fn copy_end_to_end(incoming: &HeaderMap, headers: &mut HeaderMap) {
             || *name == PROXY_CONNECTION
             || *name == header::TRANSFER_ENCODING
             || *name == header::EXPECT
-            || *name == X_REAL_IP
+            // Set by the gateway, or not at all.
+            || X_SET.contains(name)
             || connection.iter().any(|listed| listed.eq_ignore_ascii_case(name.as_str().as_bytes()));
         if !hop_by_hop && !set_already.contains(name) {
             headers.append(name.clone(), value.clone());

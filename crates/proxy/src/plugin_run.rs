@@ -50,8 +50,9 @@ impl Flight {
 
     /// Gets what a call waits for. A body that cannot be had is marked as such, and the call says so.
     async fn provide(&mut self, need: Need) {
-        // What went wrong is kept in the exchange.
-        let _ = self.read_body().await;
+        if let Err(error) = self.read_body().await {
+            self.body_error = Some(error);
+        }
         if need == Need::RequestBodyInMemory {
             load(&mut self.exchange).await;
         }

@@ -15,6 +15,7 @@ use crate::{
     connection::{Connection, From},
     generation::Generation,
     real_ip,
+    sanitiser::{Kept, is_host, is_kept},
 };
 
 /// nginx's `server_name` in Kong's configuration.
@@ -56,6 +57,7 @@ pub(crate) fn exchange(
     }
     if connection.http2 {
         join_cookies(&mut headers);
+        drop_odd_names(&mut headers, generation.profile.settings.http.underscores_in_headers);
     }
     let host = match headers.get(header::HOST) {
         Some(value) => value.to_str().map(host_name).unwrap_or_default(),
@@ -167,6 +169,18 @@ fn begin(connection: &Connection, generation: &Generation, request: Request) -> 
     })
 }
 
+/// Leaves out the headers whose names nginx ignores, as the sanitiser does for HTTP/1.
+fn drop_odd_names(headers: &mut HeaderMap, underscores: bool) {
+    let odd: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| !matches!(is_kept(name.as_str().as_bytes(), underscores), Ok(Kept::Yes)))
+        .cloned()
+        .collect();
+    for name in odd {
+        headers.remove(name);
+    }
+}
+
 /// HTTP/2 may split Cookie over several lines; everybody else expects one (RFC 9113, 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
     let mut values = headers.get_all(header::COOKIE).iter();
@@ -201,29 +215,24 @@ fn decoded_path(raw_uri: &str) -> String {
     percent_encoding::percent_decode(&normalised).decode_utf8_lossy().into_owned()
 }
 
-/// Why a request is refused before any plugin sees it.
-pub(crate) struct Refusal {
-    pub(crate) status: u16,
-    pub(crate) message: Option<&'static str>,
-}
-
-/// What nginx refuses by itself: methods that are not proxied (over HTTP/2 nobody has looked yet), and bodies that
+/// The status with which nginx refuses a request by itself: methods that are not proxied (over HTTP/2 nobody has looked yet), and bodies that
 /// say that they are too large.
-pub(crate) fn refusal(exchange: &Exchange, settings: &Settings) -> Option<Refusal> {
+pub(crate) fn refusal(exchange: &Exchange, settings: &Settings) -> Option<u16> {
     let request = &exchange.request;
     if request.method == Method::TRACE || request.method == Method::CONNECT {
-        return Some(Refusal { status: 405, message: None });
+        return Some(405);
     }
-    if request.host.is_empty() {
-        return Some(Refusal { status: 400, message: None });
+    let hosts = request.headers.get_all(header::HOST);
+    if request.host.is_empty() || hosts.iter().count() > 1 || !hosts.iter().all(|host| is_host(host.as_bytes())) {
+        return Some(400);
     }
     if !is_path(request.raw_uri.split('?').next().unwrap_or_default()) {
-        return Some(Refusal { status: 400, message: None });
+        return Some(400);
     }
     let max = settings.http.max_body_size;
     let length = request.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if max > 0 && length.is_some_and(|length| length > max) {
-        return Some(Refusal { status: 413, message: None });
+        return Some(413);
     }
     None
 }

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -55,7 +56,8 @@ pub(crate) async fn read(
     let mut length = 0_u64;
     let mut spooling: Option<Spooling> = None;
     let mut first: Option<Bytes> = None;
-    while let Some(frame) = incoming.frame().await {
+    let limit = settings.http.body_timeout;
+    while let Some(frame) = in_time(limit, incoming.frame()).await? {
         let frame = frame.map_err(|error| client_error(&error))?;
         let Ok(data) = frame.into_data() else { continue };
         length += data.len() as u64;
@@ -94,7 +96,16 @@ pub(crate) async fn read(
     }
 }
 
-fn client_error(error: &hyper::Error) -> BodyError {
+/// Waits for a piece of the body. HTTP/1 connections are timed by the sanitiser too; those of HTTP/2 only here.
+async fn in_time<T>(limit: Duration, piece: impl Future<Output = T>) -> Result<T, BodyError> {
+    if limit.is_zero() {
+        return Ok(piece.await);
+    }
+    tokio::time::timeout(limit, piece).await.map_err(|_| BodyError::Timeout)
+}
+
+/// What went wrong on the client's side.
+pub(crate) fn client_error(error: &hyper::Error) -> BodyError {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = source {
         if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {

@@ -25,11 +25,15 @@ use tokio::{
 };
 
 pub use head::Refusal;
+pub(crate) use head::{Kept, is_host, is_kept};
 
 use self::framing::{Body, BodyError};
 
 /// Bytes asked from the socket at a time.
 const READ_SIZE: usize = 16 * 1024;
+
+/// Empty lines that a client may send before a head.
+const MAX_EMPTY_LINES: usize = 16;
 
 /// What bounds a connection's heads, in bytes and time.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +66,10 @@ impl<S> Sanitised<S> {
         inner.in_flight = inner.in_flight.saturating_sub(1);
         inner.unflushed = true;
         if inner.in_flight == 0 {
+            if matches!(inner.expect, Expect::Head) && inner.buffer.is_empty() {
+                let idle = inner.limits.idle_timeout;
+                inner.timer.set(idle);
+            }
             inner.wake();
         }
     }
@@ -95,6 +103,9 @@ struct Inner<S> {
     vetted: usize,
     /// How much of the head at `vetted` has been searched for its end.
     searched: usize,
+    /// Empty lines before it, and whether its time is running.
+    empty_lines: usize,
+    head_begun: bool,
     expect: Expect,
     end_of_input: bool,
     refused: Option<Refused>,
@@ -173,6 +184,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sanitised<S> {
             buffer: read,
             vetted: 0,
             searched: 0,
+            empty_lines: 0,
+            head_begun: false,
             expect: Expect::Head,
             end_of_input: false,
             refused: None,
@@ -201,6 +214,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sanitised<S> {
     pub fn switch_protocol(&self) {
         let mut inner = self.inner();
         inner.expect = Expect::Anything;
+        // What came early was no head after all.
+        inner.refused = None;
         inner.vetted = inner.buffer.len();
         inner.timer.clear();
         inner.wake();
@@ -227,6 +242,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sanitised<S> {
     /// Takes what was refused, if anything was. Empty once taken.
     pub fn take_refused(&self) -> Option<Refused> {
         self.inner().refused.take()
+    }
+
+    /// Whether a request has begun to arrive of which nothing has been handed on yet.
+    pub fn is_arriving(&self) -> bool {
+        let inner = self.inner();
+        inner.in_flight == 0 && matches!(inner.expect, Expect::Head) && !inner.buffer.is_empty()
     }
 
     /// Whether a request has begun to arrive, or is being answered: what a graceful stop waits for.
@@ -258,9 +279,9 @@ impl<S: AsyncRead + Unpin> Inner<S> {
                         }
                     }
                     Err(BodyError) => {
-                        // The request is already on its way: hyper finds the same fault in its body and ends it.
-                        // Nothing after it can be trusted.
-                        self.vetted = self.buffer.len();
+                        // The request is already on its way; its body ends here, unfinished, and hyper fails it.
+                        // Nothing after it can be trusted, so nothing of it goes on.
+                        self.buffer.truncate(self.vetted);
                         self.end_of_input = true;
                         return;
                     }
@@ -277,20 +298,24 @@ impl<S: AsyncRead + Unpin> Inner<S> {
     fn expect_head(&mut self) {
         self.expect = Expect::Head;
         self.searched = 0;
-        self.timer.set(if self.vetted < self.buffer.len() {
-            self.limits.head_timeout
-        } else {
-            self.limits.idle_timeout
-        });
+        self.empty_lines = 0;
+        self.head_begun = self.vetted < self.buffer.len();
+        self.timer.set(if self.head_begun { self.limits.head_timeout } else { self.limits.idle_timeout });
     }
 
     /// Checks the head at `vetted` if it is whole. False when more bytes are wanted.
     fn vet_head(&mut self) -> bool {
         let start = self.vetted;
         // A client may send empty lines between requests (RFC 9112, 2.2); they are not handed on.
-        while self.buffer[start..].starts_with(b"\r\n") {
-            remove(&mut self.buffer, start, 2);
+        let empty = self.buffer[start..].chunks_exact(2).take_while(|line| line == b"\r\n").count();
+        if empty > 0 {
+            replace(&mut self.buffer, start, empty * 2, &[]);
             self.searched = 0;
+            self.empty_lines += empty;
+            if self.empty_lines > MAX_EMPTY_LINES {
+                self.refuse(Refusal::BadRequestLine, Vec::new());
+                return true;
+            }
         }
         let unread = &self.buffer[start..];
         if unread.is_empty() {
@@ -314,19 +339,22 @@ impl<S: AsyncRead + Unpin> Inner<S> {
                         self.refuse(why, head);
                     }
                     Ok(checked) => {
-                        let mut end = end;
-                        for (from, length) in checked.dropped.iter().rev() {
-                            remove(&mut self.buffer, start + from, *length);
-                            end -= length;
-                        }
-                        self.vetted = start + end;
+                        let length = match &checked.rewritten {
+                            None => end,
+                            Some(head) => {
+                                replace(&mut self.buffer, start, end, head);
+                                head.len()
+                            }
+                        };
+                        self.vetted = start + length;
                         self.in_flight += 1;
                         let body = Body::new(checked.framing);
                         if body.is_complete() {
                             self.expect_head();
                         } else {
                             self.expect = Expect::Body(body);
-                            self.timer.set(self.limits.body_timeout);
+                            // Its time runs only while somebody waits for it.
+                            self.timer.clear();
                         }
                     }
                 }
@@ -347,6 +375,10 @@ impl<S: AsyncRead + Unpin> Inner<S> {
         if matches!(self.expect, Expect::Head) && self.vetted < self.buffer.len() {
             let head = self.buffer[self.vetted..].to_vec();
             self.refuse(Refusal::HeadTimeout, head);
+            if self.in_flight > 0 || self.unflushed {
+                // The answers before it come first: this is seen again when they are out.
+                return Poll::Pending;
+            }
         } else if matches!(self.expect, Expect::Body(_)) {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "client body timed out")));
         }
@@ -364,8 +396,7 @@ impl<S: AsyncRead + Unpin> Inner<S> {
             }
             if self.refused.is_some() {
                 if self.in_flight > 0 || self.unflushed {
-                    // The answers before it come first, all of them: hyper drops what it has not written when its
-                    // input ends.
+                    // The answers before it come first, all of them.
                     self.reader = Some(cx.waker().clone());
                     return Poll::Pending;
                 }
@@ -395,14 +426,13 @@ impl<S: AsyncRead + Unpin> Inner<S> {
                             if body.is_complete() {
                                 self.expect_head();
                             } else {
-                                self.timer.set(self.limits.body_timeout);
+                                self.timer.clear();
                             }
                         }
                         return Poll::Ready(Ok(()));
                     }
                 }
             }
-            let was_empty = self.buffer.is_empty();
             self.buffer.reserve(READ_SIZE);
             match poll_fill(&mut self.socket, &mut self.buffer, cx) {
                 Poll::Pending => return self.wait(cx),
@@ -416,8 +446,11 @@ impl<S: AsyncRead + Unpin> Inner<S> {
                 }
                 Poll::Ready(Ok(_)) => {
                     match self.expect {
-                        Expect::Head if was_empty => self.timer.set(self.limits.head_timeout),
-                        Expect::Body(_) => self.timer.set(self.limits.body_timeout),
+                        Expect::Head if !self.head_begun => {
+                            self.head_begun = true;
+                            self.timer.set(self.limits.head_timeout);
+                        }
+                        Expect::Body(_) => self.timer.clear(),
                         _ => {}
                     }
                     self.vet();
@@ -433,6 +466,9 @@ impl<S: AsyncRead + Unpin> Inner<S> {
         if self.in_flight > 0 && matches!(self.expect, Expect::Head) && self.buffer.is_empty() {
             return Poll::Pending;
         }
+        if matches!(self.expect, Expect::Body(_)) && self.timer.deadline.is_none() {
+            self.timer.set(self.limits.body_timeout);
+        }
         match self.timer.poll(cx) {
             Poll::Ready(()) => self.timed_out(),
             Poll::Pending => Poll::Pending,
@@ -440,10 +476,11 @@ impl<S: AsyncRead + Unpin> Inner<S> {
     }
 }
 
-/// Takes `length` bytes out of the middle.
-fn remove(buffer: &mut BytesMut, at: usize, length: usize) {
+/// Puts other bytes in the place of `length` bytes in the middle.
+fn replace(buffer: &mut BytesMut, at: usize, length: usize, with: &[u8]) {
     let tail = buffer.split_off(at + length);
     buffer.truncate(at);
+    buffer.extend_from_slice(with);
     buffer.extend_from_slice(&tail);
 }
 

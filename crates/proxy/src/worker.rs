@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use silverback_plugin_host::{Connections, Host};
 use tokio::{
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime::Runtime,
     sync::{Notify, watch},
     task::LocalSet,
@@ -148,11 +148,11 @@ async fn accept_loop(worker: Rc<Worker>, listener: Listener) {
     let kind = connection::Kind { ssl, http2 };
     let result = match socket {
         Bound::Tcp(socket) => match TcpListener::from_std(socket) {
-            Ok(socket) => accept_tcp(&worker, &socket, kind).await,
+            Ok(socket) => accept_tcp(&worker, socket, kind).await,
             Err(error) => Err(error),
         },
         Bound::Unix(socket) => match UnixListener::from_std(socket) {
-            Ok(socket) => accept_unix(&worker, &socket, kind).await,
+            Ok(socket) => accept_unix(&worker, socket, kind).await,
             Err(error) => Err(error),
         },
     };
@@ -161,42 +161,62 @@ async fn accept_loop(worker: Rc<Worker>, listener: Listener) {
     }
 }
 
-/// Accepts until a drain begins, then what the kernel has already queued: those clients were told that they are
-/// connected.
-async fn accept_tcp(worker: &Rc<Worker>, listener: &TcpListener, kind: connection::Kind) -> io::Result<()> {
+/// Connections that a drain still takes from the kernel's queue: those clients were told that they are connected.
+const MAX_QUEUED: usize = 4096;
+
+async fn accept_tcp(worker: &Rc<Worker>, listener: TcpListener, kind: connection::Kind) -> io::Result<()> {
     let mut mode = worker.mode.clone();
     let local = listener.local_addr()?;
+    let serve = |socket: TcpStream, peer| {
+        // Nagle's algorithm would hold back the end of an answer.
+        let _ = socket.set_nodelay(true);
+        let from = connection::From::Tcp { peer, local };
+        worker.spawn(connection::serve(Rc::clone(worker), socket, from, kind));
+    };
     loop {
         let accepted = tokio::select! {
             biased;
+            _ = mode.wait_for(|mode| *mode == Mode::Draining) => break,
             accepted = listener.accept() => accepted,
-            _ = mode.wait_for(|mode| *mode == Mode::Draining) => return Ok(()),
         };
         match accepted {
-            Ok((socket, peer)) => {
-                // Nagle's algorithm would hold back the end of an answer.
-                let _ = socket.set_nodelay(true);
-                let from = connection::From::Tcp { peer, local };
-                worker.spawn(connection::serve(Rc::clone(worker), socket, from, kind));
-            }
+            Ok((socket, peer)) => serve(socket, peer),
             Err(error) => refused(&error).await,
         }
     }
+    // tokio would only look again after the next turn of its reactor.
+    let listener = listener.into_std()?;
+    for _ in 0..MAX_QUEUED {
+        let Ok((socket, peer)) = listener.accept() else { break };
+        socket.set_nonblocking(true)?;
+        serve(TcpStream::from_std(socket)?, peer);
+    }
+    Ok(())
 }
 
-async fn accept_unix(worker: &Rc<Worker>, listener: &UnixListener, kind: connection::Kind) -> io::Result<()> {
+async fn accept_unix(worker: &Rc<Worker>, listener: UnixListener, kind: connection::Kind) -> io::Result<()> {
     let mut mode = worker.mode.clone();
+    let serve = |socket: UnixStream| {
+        worker.spawn(connection::serve(Rc::clone(worker), socket, connection::From::Unix, kind));
+    };
     loop {
         let accepted = tokio::select! {
             biased;
+            _ = mode.wait_for(|mode| *mode == Mode::Draining) => break,
             accepted = listener.accept() => accepted,
-            _ = mode.wait_for(|mode| *mode == Mode::Draining) => return Ok(()),
         };
         match accepted {
-            Ok((socket, _)) => worker.spawn(connection::serve(Rc::clone(worker), socket, connection::From::Unix, kind)),
+            Ok((socket, _)) => serve(socket),
             Err(error) => refused(&error).await,
         }
     }
+    let listener = listener.into_std()?;
+    for _ in 0..MAX_QUEUED {
+        let Ok((socket, _)) = listener.accept() else { break };
+        socket.set_nonblocking(true)?;
+        serve(UnixStream::from_std(socket)?);
+    }
+    Ok(())
 }
 
 /// A connection that could not be accepted: out of descriptors, most often. Others are about to end.

@@ -78,8 +78,9 @@ impl Refusal {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Checked {
     pub(super) framing: Framing,
-    /// Lines to take out (offset and length), in order: headers whose names nginx ignores.
-    pub(super) dropped: Vec<(usize, usize)>,
+    /// The head to hand on in its place: without the headers whose names nginx ignores, and with those bytes of the
+    /// target percent-encoded that nginx takes as they are and hyper does not.
+    pub(super) rewritten: Option<Vec<u8>>,
 }
 
 /// Length of the head at the front of `bytes`, its empty line included; `None` if it is not whole yet. The first
@@ -111,7 +112,8 @@ pub(super) fn check(head: &[u8], limits: &Limits) -> Result<Checked, Refusal> {
     let Some((_, request_line)) = lines.next()? else { return Err(Refusal::BadRequestLine) };
     let request = check_request_line(request_line)?;
 
-    let mut dropped = Vec::new();
+    // Offset and length of each line to leave out.
+    let mut dropped: Vec<(usize, usize)> = Vec::new();
     let mut host: Option<&[u8]> = None;
     let mut length: Option<u64> = None;
     let mut chunked = false;
@@ -158,7 +160,20 @@ pub(super) fn check(head: &[u8], limits: &Limits) -> Result<Checked, Refusal> {
     if request.refused_method {
         return Err(Refusal::MethodNotAllowed);
     }
-    Ok(Checked { framing: if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) }, dropped })
+    let rewritten = (request.encoded_line.is_some() || !dropped.is_empty()).then(|| {
+        let line = request.encoded_line.as_deref().unwrap_or(request_line);
+        let mut rewritten = Vec::with_capacity(head.len() + line.len());
+        rewritten.extend_from_slice(line);
+        let mut at = request_line.len();
+        for (start, length) in dropped {
+            rewritten.extend_from_slice(&head[at..start]);
+            at = start + length;
+        }
+        rewritten.extend_from_slice(&head[at..]);
+        rewritten
+    });
+    let framing = if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) };
+    Ok(Checked { framing, rewritten })
 }
 
 /// The lines of a head, up to its empty one, each with its offset.
@@ -184,6 +199,8 @@ struct RequestLine {
     /// The minor version of HTTP/1.
     version: u8,
     refused_method: bool,
+    /// The line with its target percent-encoded, where hyper would not take it as it is.
+    encoded_line: Option<Vec<u8>>,
 }
 
 fn check_request_line(line: &[u8]) -> Result<RequestLine, Refusal> {
@@ -198,7 +215,7 @@ fn check_request_line(line: &[u8]) -> Result<RequestLine, Refusal> {
     if target.is_empty() || target.iter().any(|byte| *byte < 0x21 || *byte == 0x7f) {
         return Err(Refusal::BadRequestLine);
     }
-    let version = match version {
+    let minor = match version {
         b"HTTP/1.1" => 1,
         b"HTTP/1.0" => 0,
         [b'H', b'T', b'T', b'P', b'/', major, b'.', b'0'..=b'9'] if major.is_ascii_digit() => {
@@ -211,7 +228,29 @@ fn check_request_line(line: &[u8]) -> Result<RequestLine, Refusal> {
     if !refused_method && target[0] != b'/' && !absolute(b"http://") && !absolute(b"https://") {
         return Err(Refusal::BadRequestLine);
     }
-    Ok(RequestLine { version, refused_method })
+    if refused_method || http::Uri::try_from(target).is_ok() {
+        return Ok(RequestLine { version: minor, refused_method, encoded_line: None });
+    }
+    let encoded = encode(target);
+    if http::Uri::try_from(encoded.as_slice()).is_err() {
+        return Err(Refusal::BadRequestLine);
+    }
+    let encoded_line = Some([method, b" ", &encoded, b" ", version].concat());
+    Ok(RequestLine { version: minor, refused_method, encoded_line })
+}
+
+/// Percent-encodes what a URI may not hold (RFC 3986, 2), and browsers and scripts send all the same.
+fn encode(target: &[u8]) -> Vec<u8> {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut encoded = Vec::with_capacity(target.len() + 16);
+    for byte in target {
+        if matches!(byte, b'<' | b'>' | b'`' | b'"' | b'{' | b'}' | b'|' | b'\\' | b'^' | 0x80..) {
+            encoded.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        } else {
+            encoded.push(*byte);
+        }
+    }
+    encoded
 }
 
 fn split_header(line: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
@@ -226,12 +265,12 @@ fn split_header(line: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
     Ok((&line[..colon], value))
 }
 
-enum Kept {
+pub(crate) enum Kept {
     Yes,
     Dropped,
 }
 
-fn is_kept(name: &[u8], underscores: bool) -> Result<Kept, Refusal> {
+pub(crate) fn is_kept(name: &[u8], underscores: bool) -> Result<Kept, Refusal> {
     if name.is_empty() {
         return Err(Refusal::BadHeaderName);
     }
@@ -257,7 +296,7 @@ fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
 }
 
 /// Whether a Host header names a host as nginx accepts it: no empty one, no control bytes, spaces or slashes.
-fn is_host(host: &[u8]) -> bool {
+pub(crate) fn is_host(host: &[u8]) -> bool {
     !host.is_empty()
         && host.iter().all(|byte| !matches!(byte, 0..=0x20 | 0x7f | b'/' | b'\\' | b'@' | b'?' | b'#' | b',' | 0x80..))
 }

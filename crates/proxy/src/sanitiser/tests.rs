@@ -114,11 +114,15 @@ fn long_heads_are_refused_before_they_are_whole() {
 #[test]
 fn headers_with_odd_names_are_left_out() {
     let request = b"GET / HTTP/1.1\r\nHost: a\r\nX(odd): 1\r\nX-Kept: 2\r\n\r\n";
-    let checked = head::check(request, &LIMITS).unwrap();
-    assert_eq!(checked.dropped, [(25, 11)]);
+    let rewritten = |request: &[u8], limits: &Limits| {
+        String::from_utf8(head::check(request, limits).unwrap().rewritten.unwrap()).unwrap()
+    };
+    assert_eq!(rewritten(request, &LIMITS), "GET / HTTP/1.1\r\nHost: a\r\nX-Kept: 2\r\n\r\n");
     let strict = Limits { underscores: false, ..LIMITS };
-    let checked = head::check(b"GET / HTTP/1.1\r\nHost: a\r\nx_y: 1\r\n\r\n", &strict).unwrap();
-    assert_eq!(checked.dropped, [(25, 8)]);
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\nx_y: 1\r\n\r\n";
+    assert_eq!(rewritten(request, &strict), "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    let request = b"GET /<a>?q=\xc3\xa9 HTTP/1.1\r\nHost: a\r\nX(): 1\r\nB: 1\r\n\r\n";
+    assert_eq!(rewritten(request, &LIMITS), "GET /%3Ca%3E?q=%C3%A9 HTTP/1.1\r\nHost: a\r\nB: 1\r\n\r\n");
 }
 
 fn chunked(bytes: &[u8]) -> Result<(usize, bool), framing::BodyError> {
@@ -207,6 +211,51 @@ async fn a_body_that_looks_like_a_request_is_a_body() {
     }
     assert_eq!(all, request.as_bytes());
     assert!(wire.take_refused().is_none());
+}
+
+#[tokio::test]
+async fn nothing_after_a_broken_chunk_is_handed_on() {
+    let (mut client, mut wire) = connection();
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let rest = "0;\u{1}\r\n\r\nGET /x HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n";
+    client.write_all(format!("{head}{rest}").as_bytes()).await.unwrap();
+    assert_eq!(read_some(&mut wire).await.unwrap(), head.as_bytes());
+    assert_eq!(read_some(&mut wire).await.unwrap(), b"", "the input ends in the middle of the body");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_head_waits_for_the_answers_before_it() {
+    let (mut client, mut wire) = connection();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /late").await.unwrap();
+    read_some(&mut wire).await.unwrap();
+    let mut reader = wire.clone();
+    let read = tokio::time::timeout(Duration::from_secs(120), read_some(&mut reader)).await;
+    assert!(read.is_err(), "the first request is still being answered");
+    wire.answered();
+    wire.flush().await.unwrap();
+    assert_eq!(read_some(&mut wire).await.unwrap(), b"");
+    assert_eq!(wire.take_refused().unwrap().why, Refusal::HeadTimeout);
+}
+
+#[tokio::test]
+async fn endless_empty_lines_are_no_request() {
+    let (mut client, mut wire) = connection();
+    client.write_all(&b"\r\n".repeat(2000)).await.unwrap();
+    assert_eq!(read_some(&mut wire).await.unwrap(), b"");
+    assert_eq!(wire.take_refused().unwrap().why, Refusal::BadRequestLine);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_has_its_time_only_while_it_is_waited_for() {
+    let (mut client, mut wire) = connection();
+    client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n").await.unwrap();
+    read_some(&mut wire).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let (read, ()) = tokio::join!(read_some(&mut wire), async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        client.write_all(b"ab").await.unwrap();
+    });
+    assert_eq!(read.unwrap(), b"ab");
 }
 
 #[tokio::test]

@@ -12,8 +12,11 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::pool::{Connection, Key};
+use super::pool::{AbortOnDrop, Connection, Key};
 use crate::{body::UpstreamRequestBody, header_case::HeaderCase};
+
+/// Header lines in an answer: far more than nginx's proxy_buffer_size lets through in practice.
+const MAX_HEADERS: usize = 512;
 
 /// How TLS is spoken with upstreams, with their certificates checked and without.
 #[derive(Clone)]
@@ -128,11 +131,12 @@ where
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .preserve_header_case(true)
         .title_case_headers(true)
+        .max_headers(MAX_HEADERS)
         // nginx takes a head of proxy_buffer_size, and bodies in pieces; hyper reads both into one buffer.
         .max_buf_size(max_head.max(64 * 1024))
         .handshake::<_, UpstreamRequestBody>(TokioIo::new(socket))
         .await?;
     // Ends with the connection; what goes wrong on it is told to the request that is on it.
-    tokio::task::spawn_local(connection.with_upgrades());
-    Ok(Connection { sender, next_is_head, served: 0 })
+    let task = tokio::task::spawn_local(connection.with_upgrades());
+    Ok(Connection { sender, next_is_head, served: 0, _task: AbortOnDrop(task.abort_handle()) })
 }

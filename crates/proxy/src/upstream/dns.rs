@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 /// How long an answer is fresh. The system's resolver does not tell the record's own time.
 const FRESH: Duration = Duration::from_secs(10);
@@ -16,6 +19,10 @@ const FRESH: Duration = Duration::from_secs(10);
 const STALE: Duration = Duration::from_secs(3600);
 /// How long a failure is remembered.
 const NEGATIVE: Duration = Duration::from_secs(1);
+/// How long a look-up may take.
+const GIVE_UP: Duration = Duration::from_secs(10);
+/// Look-ups at the same time.
+const LOOKUPS: usize = 4;
 /// Names kept; beyond it the stale ones go.
 const MAX_NAMES: usize = 10_000;
 
@@ -26,9 +33,17 @@ pub(crate) struct ResolveError(String);
 
 type Answer = Result<Arc<[IpAddr]>, ResolveError>;
 
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Resolver {
     names: Arc<Mutex<HashMap<String, Entry>>>,
+    /// Look-ups under way at the same time.
+    turns: Arc<Semaphore>,
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self { names: Arc::default(), turns: Arc::new(Semaphore::new(LOOKUPS)) }
+    }
 }
 
 struct Entry {
@@ -71,7 +86,9 @@ impl Resolver {
                 }
                 _ => {}
             }
-            let pending = match &entry.pending {
+            // One whose worker ended before its answer came will never tell.
+            let alive = entry.pending.as_ref().filter(|told| told.has_changed().is_ok() || told.borrow().is_some());
+            let pending = match alive {
                 Some(pending) => pending.clone(),
                 None => {
                     let pending = self.fetch(name);
@@ -93,10 +110,16 @@ impl Resolver {
     fn fetch(&self, name: &str) -> watch::Receiver<Option<Answer>> {
         let (tell, told) = watch::channel(None);
         let name = name.to_owned();
-        let names = Arc::clone(&self.names);
+        let (names, turns) = (Arc::clone(&self.names), Arc::clone(&self.turns));
         tokio::spawn(async move {
-            let answer: Answer = match tokio::net::lookup_host((name.as_str(), 0)).await {
-                Ok(addresses) => {
+            let looking = async {
+                // They block threads that spooled bodies need too.
+                let _turn = turns.acquire().await;
+                tokio::net::lookup_host((name.as_str(), 0)).await
+            };
+            let answer: Answer = match tokio::time::timeout(GIVE_UP, looking).await {
+                Err(_) => Err(ResolveError(format!("{name}: no answer in time"))),
+                Ok(Ok(addresses)) => {
                     let mut found: Vec<IpAddr> = Vec::new();
                     for address in addresses {
                         if !found.contains(&address.ip()) {
@@ -105,7 +128,7 @@ impl Resolver {
                     }
                     if found.is_empty() { Err(ResolveError(name.clone())) } else { Ok(found.into()) }
                 }
-                Err(error) => Err(ResolveError(format!("{name}: {error}"))),
+                Ok(Err(error)) => Err(ResolveError(format!("{name}: {error}"))),
             };
             let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(entry) = names.get_mut(&name) {

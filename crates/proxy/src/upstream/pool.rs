@@ -4,7 +4,7 @@
 use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, time::Duration};
 
 use hyper::client::conn::http1::SendRequest;
-use tokio::time::Instant;
+use tokio::{task::AbortHandle, time::Instant};
 
 use crate::{body::UpstreamRequestBody, header_case::NextIsHead};
 
@@ -27,6 +27,17 @@ pub(crate) struct Connection {
     pub(crate) next_is_head: NextIsHead,
     /// Requests it has carried.
     pub(crate) served: u64,
+    /// hyper's side of it, ended with this one: an upstream that stops reading must not keep what it was sent.
+    pub(crate) _task: AbortOnDrop,
+}
+
+/// A task that ends when its owner does.
+pub(crate) struct AbortOnDrop(pub(crate) AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 struct Idle {
@@ -85,7 +96,8 @@ impl Pool {
 
     fn put(&self, key: Key, connection: Connection) {
         let worn_out = self.0.max_requests > 0 && connection.served >= self.0.max_requests;
-        if self.0.size == 0 || worn_out || connection.sender.is_closed() {
+        // One that is not ready is still sending a request that was answered early: the next would wait for its client.
+        if self.0.size == 0 || worn_out || connection.sender.is_closed() || !connection.sender.is_ready() {
             return;
         }
         let mut idle = self.0.idle.borrow_mut();

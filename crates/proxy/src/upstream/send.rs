@@ -13,9 +13,10 @@ use super::{
     pool::{Key, Lease, TlsKey},
 };
 use crate::{
-    body::{BodyTooLarge, ClientRequestBody, FileBody, Progress, UpstreamRequestBody},
+    body::{BodyStalled, BodyTooLarge, ClientRequestBody, FileBody, Progress, UpstreamRequestBody},
     flight::Flight,
     forwarded::{UpstreamHead, declared_length},
+    request_body::{self, BodyError},
 };
 
 /// An upstream's answer, its body still to come.
@@ -37,8 +38,8 @@ pub(crate) enum SendFailure {
     Timeout,
     #[error("upstream prematurely closed connection or sent an invalid answer ({0})")]
     Exchange(#[source] hyper::Error),
-    #[error("client intended to send too large body")]
-    ClientBodyTooLarge,
+    #[error(transparent)]
+    ClientBody(BodyError),
     #[error("the request cannot be written ({0})")]
     Request(#[from] http::Error),
     #[error("the spooled body cannot be read ({0})")]
@@ -52,8 +53,7 @@ impl SendFailure {
     pub(crate) const fn status(&self) -> u16 {
         match self {
             Self::Timeout | Self::Connect(ConnectError::Timeout) => 504,
-            Self::ClientBodyTooLarge => 413,
-            Self::Request(_) | Self::Spool(_) | Self::Protocol(_) => 500,
+            Self::Request(_) | Self::Spool(_) | Self::Protocol(_) | Self::ClientBody(_) => 500,
             Self::Balance(_) => 503,
             Self::Connect(_) | Self::Exchange(_) => 502,
         }
@@ -112,9 +112,9 @@ pub(crate) async fn send(
         if let Some(attempt) = flight.exchange.upstream.tries.last_mut() {
             attempt.failure = Some(failed.why.to_string());
         }
-        let repeatable = flight.incoming.is_none()
-            && !matches!(flight.exchange.request.body, RequestBody::Unread)
-            && (!failed.sent || is_idempotent(&head.method))
+        // What was not sent is still there: a body that comes from the client was given back.
+        let whole = flight.incoming.is_none() && !matches!(flight.exchange.request.body, RequestBody::Unread);
+        let repeatable = (!failed.sent || (whole && is_idempotent(&head.method)))
             && matches!(failed.why, SendFailure::Connect(_) | SendFailure::Timeout | SendFailure::Exchange(_));
         if !repeatable {
             return Err(failed.why);
@@ -176,11 +176,14 @@ async fn attempt(
             (connection, false)
         }
     };
+    let ready = tokio::time::timeout(connect_timeout, connection.sender.ready()).await;
+    match ready {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(Failed { why: SendFailure::Exchange(error), sent: false, reused }),
+        Err(_) => return Err(Failed { why: SendFailure::Timeout, sent: false, reused }),
+    }
     let (body, progress) = body(flight).await.map_err(|error| before(SendFailure::Spool(error)))?;
     let request = head.for_attempt(&host, &flight.spelling, body).map_err(|error| before(error.into()))?;
-    if let Err(error) = connection.sender.ready().await {
-        return Err(Failed { why: SendFailure::Exchange(error), sent: false, reused });
-    }
     connection.next_is_head.announce();
     connection.served += 1;
     let write_timeout = Duration::from_millis(u64::from(flight.exchange.upstream.write_timeout));
@@ -195,7 +198,10 @@ async fn attempt(
                 flight.incoming = Some(body.into_inner());
             }
             let error = error.into_error();
-            let why = if is_too_large(&error) { SendFailure::ClientBodyTooLarge } else { SendFailure::Exchange(error) };
+            let why = match client_fault(&error) {
+                Some(fault) => SendFailure::ClientBody(fault),
+                None => SendFailure::Exchange(error),
+            };
             return Err(Failed { why, sent, reused });
         }
     };
@@ -224,8 +230,17 @@ async fn in_time<T>(
     }
 }
 
-fn is_too_large(error: &hyper::Error) -> bool {
-    std::error::Error::source(error).is_some_and(|source| source.is::<BodyTooLarge>())
+/// Whether an attempt failed because its body, which came from the client, did.
+fn client_fault(error: &hyper::Error) -> Option<BodyError> {
+    let source = std::error::Error::source(error)?;
+    if source.is::<BodyTooLarge>() {
+        return Some(BodyError::TooLarge);
+    }
+    if source.is::<BodyStalled>() {
+        return Some(BodyError::Timeout);
+    }
+    // An error of the upstream's connection has hyper's own causes; one from the client's is an error of hyper itself.
+    source.downcast_ref::<hyper::Error>().map(request_body::client_error)
 }
 
 /// The Host header: the client's where it is preserved or a plugin's, else the upstream entity's, else the target's,
@@ -259,7 +274,9 @@ fn server_name(host: &str) -> String {
 async fn body(flight: &mut Flight) -> std::io::Result<(UpstreamRequestBody, Progress)> {
     let progress = Progress::new(!matches!(flight.exchange.request.body, RequestBody::File(..) | RequestBody::Unread));
     let body = match &flight.exchange.request.body {
-        RequestBody::None | RequestBody::Failed(_) => UpstreamRequestBody::Empty,
+        RequestBody::None => UpstreamRequestBody::Empty,
+        // Never sent as if there were none: its length may stand in the head.
+        RequestBody::Failed(why) => return Err(std::io::Error::other(why.clone())),
         RequestBody::Memory(bytes) => {
             let declared = declared_length(&flight.exchange).and_then(|length| usize::try_from(length).ok());
             whole(bytes.slice(..declared.unwrap_or(bytes.len()).min(bytes.len())))
@@ -269,7 +286,7 @@ async fn body(flight: &mut Flight) -> std::io::Result<(UpstreamRequestBody, Prog
         }
         RequestBody::Unread => match flight.incoming.take() {
             Some(incoming) => UpstreamRequestBody::Client(
-                ClientRequestBody::new(incoming, flight.profile.settings.http.max_body_size),
+                ClientRequestBody::new(incoming, &flight.profile.settings.http),
                 progress.clone(),
             ),
             None => UpstreamRequestBody::Empty,
