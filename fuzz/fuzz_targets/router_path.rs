@@ -5,7 +5,7 @@
 use std::sync::{Arc, LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use silverback_model::{Id, PathHandling, Protocol, Route, Snapshot};
+use silverback_model::{Id, Route, Snapshot};
 use silverback_router::{Query, Router, normalize_path, upstream_path};
 
 static ROUTER: LazyLock<Router> = LazyLock::new(|| {
@@ -41,27 +41,5 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn route(id: u128, path: &str) -> Route {
-    Route {
-        id: Id::from_u128(id),
-        name: None,
-        protocols: vec![Protocol::Http],
-        methods: None,
-        hosts: None,
-        paths: Some(vec![path.to_owned()]),
-        headers: None,
-        snis: None,
-        sources: None,
-        destinations: None,
-        https_redirect_status_code: 426,
-        regex_priority: 0,
-        strip_path: true,
-        preserve_host: false,
-        path_handling: PathHandling::V0,
-        request_buffering: true,
-        response_buffering: true,
-        tags: None,
-        service: None,
-        created_at: 0,
-        updated_at: 0,
-    }
+    Route { paths: Some(vec![path.to_owned()]), ..Route::new(Id::from_u128(id)) }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method};
-use silverback_model::{Id, PathHandling, Protocol, Route, Snapshot};
+use silverback_model::{Id, Route, Snapshot};
 use silverback_router::Query;
 
 /// A request that both routers can be asked for.
@@ -39,33 +39,6 @@ impl Request {
     }
 }
 
-/// A route that asks for nothing yet.
-pub fn route(id: u128) -> Route {
-    Route {
-        id: Id::from_u128(id),
-        name: None,
-        protocols: vec![Protocol::Http, Protocol::Https],
-        methods: None,
-        hosts: None,
-        paths: None,
-        headers: None,
-        snis: None,
-        sources: None,
-        destinations: None,
-        https_redirect_status_code: 426,
-        regex_priority: 0,
-        strip_path: true,
-        preserve_host: false,
-        path_handling: PathHandling::V0,
-        request_buffering: true,
-        response_buffering: true,
-        tags: None,
-        service: None,
-        created_at: 0,
-        updated_at: 0,
-    }
-}
-
 /// So many routes: of twenty, eleven with a path, four with a host and a path, two with a wildcard host, one each with
 /// a regular expression, with methods, with a header.
 pub fn routes(count: usize) -> Vec<Route> {
@@ -73,7 +46,7 @@ pub fn routes(count: usize) -> Vec<Route> {
 }
 
 fn numbered_route(n: usize) -> Route {
-    let mut route = route(n as u128 + 1);
+    let mut route = Route::new(Id::from_u128(n as u128 + 1));
     match n % 20 {
         0..=10 => route.paths = Some(vec![format!("/team-{}/service-{n}", n % 37)]),
         11..=14 => {

@@ -8,7 +8,7 @@ use silverback_model::{Id, Route};
 use silverback_router::Router;
 use silverback_router_bench::{
     atc::{Atc, schema},
-    workload::{Request, requests, route, routes, snapshot},
+    workload::{Request, requests, routes, snapshot},
 };
 
 fn compare(routes: &[Route], requests: &[Request]) -> Result<usize, TestCaseError> {
@@ -58,7 +58,7 @@ fn any_route() -> impl Strategy<Value = Route> {
         headers,
         snis,
         regex_priority,
-        ..route(id)
+        ..Route::new(Id::from_u128(id))
     })
 }
 

@@ -31,55 +31,6 @@ use silverback_model::{Catalogue, Snapshot, schema::ErrorTree};
 
 use crate::settings::EnabledPlugins;
 
-/// The plugins that come with Kong 3.9: what `bundled` in `plugins` stands for.
-pub const BUNDLED_IN_KONG: &[&str] = &[
-    "acl",
-    "acme",
-    "ai-prompt-decorator",
-    "ai-prompt-guard",
-    "ai-prompt-template",
-    "ai-proxy",
-    "ai-request-transformer",
-    "ai-response-transformer",
-    "aws-lambda",
-    "azure-functions",
-    "basic-auth",
-    "bot-detection",
-    "correlation-id",
-    "cors",
-    "datadog",
-    "file-log",
-    "grpc-gateway",
-    "grpc-web",
-    "hmac-auth",
-    "http-log",
-    "ip-restriction",
-    "jwt",
-    "key-auth",
-    "ldap-auth",
-    "loggly",
-    "oauth2",
-    "opentelemetry",
-    "post-function",
-    "pre-function",
-    "prometheus",
-    "proxy-cache",
-    "rate-limiting",
-    "redirect",
-    "request-size-limiting",
-    "request-termination",
-    "request-transformer",
-    "response-ratelimiting",
-    "response-transformer",
-    "session",
-    "standard-webhooks",
-    "statsd",
-    "syslog",
-    "tcp-log",
-    "udp-log",
-    "zipkin",
-];
-
 /// A declarative configuration that cannot be used. Displays every problem, a line each, below a first line.
 #[derive(Debug, thiserror::Error)]
 pub enum DeclarativeError {

@@ -6,5 +6,5 @@ pub mod declarative;
 pub mod settings;
 
 pub use conf::{LoadError, Loaded, Problem, kong_env, load, load_text};
-pub use declarative::{BUNDLED_IN_KONG, DeclarativeError, advice, load_declarative, parse_declarative};
+pub use declarative::{DeclarativeError, advice, load_declarative, parse_declarative};
 pub use settings::Settings;

@@ -90,6 +90,33 @@ pub struct Service {
     pub updated_at: i64,
 }
 
+impl Service {
+    /// A service of which nothing but its host is given: Kong's defaults (`kong/db/schema/entities/services.lua`), and
+    /// dates of 0.
+    pub fn new(id: Id, host: impl Into<String>) -> Self {
+        Self {
+            id,
+            name: None,
+            protocol: Protocol::Http,
+            host: host.into(),
+            port: 80,
+            path: None,
+            retries: 5,
+            connect_timeout: 60_000,
+            write_timeout: 60_000,
+            read_timeout: 60_000,
+            tags: None,
+            client_certificate: None,
+            tls_verify: None,
+            tls_verify_depth: None,
+            ca_certificates: None,
+            enabled: true,
+            created_at: 0,
+            updated_at: 0,
+        }
+    }
+}
+
 /// How a route's path and its service's path are put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -134,6 +161,36 @@ pub struct Route {
     pub service: Option<Id>,
     pub created_at: i64,
     pub updated_at: i64,
+}
+
+impl Route {
+    /// A route that asks for nothing and leads nowhere: Kong's defaults (`kong/db/schema/entities/routes.lua`), and dates
+    /// of 0.
+    pub fn new(id: Id) -> Self {
+        Self {
+            id,
+            name: None,
+            protocols: vec![Protocol::Http, Protocol::Https],
+            methods: None,
+            hosts: None,
+            paths: None,
+            headers: None,
+            snis: None,
+            sources: None,
+            destinations: None,
+            https_redirect_status_code: 426,
+            regex_priority: 0,
+            strip_path: true,
+            preserve_host: false,
+            path_handling: PathHandling::V0,
+            request_buffering: true,
+            response_buffering: true,
+            tags: None,
+            service: None,
+            created_at: 0,
+            updated_at: 0,
+        }
+    }
 }
 
 /// Somebody, or something, that uses services.

@@ -9,7 +9,7 @@ pub mod phase;
 pub mod schema;
 pub mod snapshot;
 
-pub use catalogue::{Catalogue, PluginDefinition, PluginSource};
+pub use catalogue::{BUNDLED_IN_KONG, Catalogue, PluginDefinition, PluginSource};
 pub use entity::*;
 pub use phase::{Phase, PhaseSet};
 pub use snapshot::{Directory, Snapshot};

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
-use silverback_model::{Consumer, Directory, Id, PathHandling, Phase, Protocol, Route, Service};
+use silverback_model::{Consumer, Directory, Id, Phase, Route, Service};
 use silverback_protocol::{Call, Value};
 
 use crate::{
@@ -157,47 +157,19 @@ pub fn http_exchange() -> Exchange {
 /// A route to a service.
 pub fn matched() -> Matched {
     let service = Service {
-        id: Id::from_u128(4),
         name: Some("echo".to_owned()),
-        protocol: Protocol::Http,
-        host: "127.0.0.1".to_owned(),
-        port: 80,
-        path: None,
-        retries: 5,
-        connect_timeout: 60000,
-        write_timeout: 60000,
-        read_timeout: 60000,
-        tags: None,
-        client_certificate: None,
-        tls_verify: None,
-        tls_verify_depth: None,
-        ca_certificates: None,
-        enabled: true,
         created_at: 1,
         updated_at: 2,
+        ..Service::new(Id::from_u128(4), "127.0.0.1")
     };
     let route = Route {
-        id: Id::from_u128(5),
         name: Some("r".to_owned()),
-        protocols: vec![Protocol::Http, Protocol::Https],
-        methods: None,
-        hosts: None,
         paths: Some(vec!["/a".to_owned()]),
         headers: Some(vec![("x-r".to_owned(), vec!["1".to_owned()])]),
-        snis: None,
-        sources: None,
-        destinations: None,
-        https_redirect_status_code: 426,
-        regex_priority: 0,
-        strip_path: true,
-        preserve_host: false,
-        path_handling: PathHandling::V0,
-        request_buffering: true,
-        response_buffering: true,
-        tags: None,
         service: Some(service.id),
         created_at: 1,
         updated_at: 2,
+        ..Route::new(Id::from_u128(5))
     };
     Matched {
         route: Arc::new(route),

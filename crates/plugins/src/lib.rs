@@ -3,7 +3,7 @@
 mod key_auth;
 
 use serde_json::{Map, Value as Json};
-use silverback_model::{Phase, PluginDefinition};
+use silverback_model::{BUNDLED_IN_KONG, Phase, PluginDefinition};
 use silverback_pdk::{Caller, Exchange, Outcome};
 
 /// A plugin that runs in this process.
@@ -15,58 +15,9 @@ struct Bundled {
 
 const PLUGINS: &[Bundled] = &[Bundled { name: key_auth::NAME, definition: key_auth::definition, run: key_auth::run }];
 
-/// What Kong 3.9 bundles, whether it is built here or not.
-const BUNDLED_NAMES: [&str; 45] = [
-    "acl",
-    "acme",
-    "ai-prompt-decorator",
-    "ai-prompt-guard",
-    "ai-prompt-template",
-    "ai-proxy",
-    "ai-request-transformer",
-    "ai-response-transformer",
-    "aws-lambda",
-    "azure-functions",
-    "basic-auth",
-    "bot-detection",
-    "correlation-id",
-    "cors",
-    "datadog",
-    "file-log",
-    "grpc-gateway",
-    "grpc-web",
-    "hmac-auth",
-    "http-log",
-    "ip-restriction",
-    "jwt",
-    "key-auth",
-    "ldap-auth",
-    "loggly",
-    "oauth2",
-    "opentelemetry",
-    "post-function",
-    "pre-function",
-    "prometheus",
-    "proxy-cache",
-    "rate-limiting",
-    "redirect",
-    "request-size-limiting",
-    "request-termination",
-    "request-transformer",
-    "response-ratelimiting",
-    "response-transformer",
-    "session",
-    "standard-webhooks",
-    "statsd",
-    "syslog",
-    "tcp-log",
-    "udp-log",
-    "zipkin",
-];
-
 /// Whether Kong bundles a plugin of this name.
 pub fn is_bundled_name(name: &str) -> bool {
-    BUNDLED_NAMES.binary_search(&name).is_ok()
+    BUNDLED_IN_KONG.binary_search(&name).is_ok()
 }
 
 /// The plugin of this name, if it is built.
@@ -94,7 +45,6 @@ mod tests {
 
     #[test]
     fn names() {
-        assert!(BUNDLED_NAMES.is_sorted());
         assert!(is_bundled_name("cors") && !is_bundled_name("probe"));
         assert!(definition("key-auth").is_some() && definition("cors").is_none());
         assert!(all().all(|plugin| is_bundled_name(&plugin.name)));

@@ -187,7 +187,10 @@ impl Flight {
                 if let send::SendFailure::Balance(_) = failure {
                     // Kong finds no peer before it proxies.
                     self.proxied = false;
-                    return self.error(503, failure.client_message());
+                    // Kong tells a host that a plugin chose from the service's own.
+                    let chosen =
+                        route.service.as_ref().is_some_and(|service| service.host != self.exchange.upstream.host);
+                    return self.error(if chosen { 500 } else { 503 }, failure.client_message());
                 }
                 self.fail(failure.status(), None)
             }

@@ -386,57 +386,16 @@ fn literal_prefixes(patterns: &[Regex]) -> Option<Vec<Box<[u8]>>> {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use silverback_model::{PathHandling, Protocol, Service};
+    use silverback_model::Service;
 
     use super::*;
 
     pub(crate) fn route(id: u128) -> Route {
-        Route {
-            id: Id::from_u128(id),
-            name: None,
-            protocols: vec![Protocol::Http, Protocol::Https],
-            methods: None,
-            hosts: None,
-            paths: None,
-            headers: None,
-            snis: None,
-            sources: None,
-            destinations: None,
-            https_redirect_status_code: 426,
-            regex_priority: 0,
-            strip_path: true,
-            preserve_host: false,
-            path_handling: PathHandling::V0,
-            request_buffering: true,
-            response_buffering: true,
-            tags: None,
-            service: None,
-            created_at: 0,
-            updated_at: 0,
-        }
+        Route::new(Id::from_u128(id))
     }
 
     pub(crate) fn service(id: u128) -> Service {
-        Service {
-            id: Id::from_u128(id),
-            name: None,
-            protocol: Protocol::Http,
-            host: "upstream.test".to_owned(),
-            port: 80,
-            path: None,
-            retries: 5,
-            connect_timeout: 60_000,
-            write_timeout: 60_000,
-            read_timeout: 60_000,
-            tags: None,
-            client_certificate: None,
-            tls_verify: None,
-            tls_verify_depth: None,
-            ca_certificates: None,
-            enabled: true,
-            created_at: 0,
-            updated_at: 0,
-        }
+        Service::new(Id::from_u128(id), "upstream.test")
     }
 
     pub(crate) fn strings(values: &[&str]) -> Option<Vec<String>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method};
 use proptest::{prelude::*, sample::subsequence};
-use silverback_model::{Id, PathHandling, Protocol, Route, Snapshot};
+use silverback_model::{Id, Route, Snapshot};
 use silverback_router::{Captures, Query, Router, normalize_path};
 
 const HOSTS: &[&str] =
@@ -69,27 +69,13 @@ fn headers() -> impl Strategy<Value = Option<Vec<(String, Vec<String>)>>> {
 fn route() -> impl Strategy<Value = Route> {
     let fields = (some(METHODS), some(HOSTS), some(PATHS), headers(), some(SNIS));
     (any::<u128>(), fields, -1..3).prop_map(|(id, (methods, hosts, paths, headers, snis), regex_priority)| Route {
-        id: Id::from_u128(id),
-        name: None,
-        protocols: vec![Protocol::Http, Protocol::Https],
         methods,
         hosts,
         paths,
         headers,
         snis,
-        sources: None,
-        destinations: None,
-        https_redirect_status_code: 426,
         regex_priority,
-        strip_path: true,
-        preserve_host: false,
-        path_handling: PathHandling::V0,
-        request_buffering: true,
-        response_buffering: true,
-        tags: None,
-        service: None,
-        created_at: 0,
-        updated_at: 0,
+        ..Route::new(Id::from_u128(id))
     })
 }
 

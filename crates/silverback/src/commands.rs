@@ -28,7 +28,6 @@ pub(crate) fn run(command: Command, console: Console) -> Result<ExitCode, Comman
         Command::Start(options) => return start::start(&options, console),
         Command::DockerStart(options) => return start::docker_start(&options, console),
         Command::Restart(options) => return start::restart(&options, console),
-        Command::Check(options) => return check::run(&options, console),
         Command::Stop(prefix) => stop::stop(&prefix, console),
         Command::Quit(options) => stop::quit(&options, console),
         Command::Reload(options) => reload::run(&options, console),
@@ -37,6 +36,7 @@ pub(crate) fn run(command: Command, console: Console) -> Result<ExitCode, Comman
             version::run(&options, console);
             Ok(())
         }
+        Command::Check(options) => check::run(&options, console),
         Command::Config(options) => config::run(&options, console),
         Command::Prepare(files) => prepare::run(&files, console),
         Command::Drain(files) => drain::run(&files, console),

@@ -105,6 +105,8 @@ fn serve(settings: Settings, report: &mut Report, console: Console) -> Result<()
             started = Gateway::start(Arc::clone(&settings), console) => started?,
             name = signals.stopped() => return Err(StartError::Interrupted(name)),
         };
+        // Whoever was told that it runs finds in the log what was started.
+        silverback_log::flush();
         report.started(logs_to_stderr(&settings));
         gateway.obey(&mut signals).await;
         gateway.end().await;

@@ -177,11 +177,23 @@ fn what_does_not_run_cannot_be_stopped() {
 #[test]
 fn check_tells_everything_that_is_wrong() {
     let site = Site::new("log_level = loud\nnginx_worker_processes = few\n");
-    let ran = run(&["check", site.conf().to_str().unwrap()]).failed_with("log_level");
-    assert!(ran.stderr.contains("nginx_worker_processes"), "{}", ran.stderr);
-    assert!(ran.stderr.lines().all(|line| line.contains(" [error] ")), "{}", ran.stderr);
+    let conf = site.conf();
+    for ran in [run(&["check", conf.to_str().unwrap()]), site.run_with_conf(&["start"])] {
+        let ran = ran.failed_with("log_level");
+        for (line, start) in [
+            (0, format!("Error: {}:6: log_level", conf.display())),
+            (1, format!("{}:7: nginx_worker_processes", conf.display())),
+        ] {
+            assert!(
+                ran.stderr.lines().nth(line).is_some_and(|line| line.starts_with(&start)),
+                "no {start} in: {}",
+                ran.stderr
+            );
+        }
+    }
 
-    run(&["check", site.path("none.conf").to_str().unwrap()]).failed_with("none.conf");
+    let ran = run(&["check", site.path("none.conf").to_str().unwrap()]).failed_with("none.conf");
+    assert!(ran.stderr.starts_with("Error: no file at: "), "{}", ran.stderr);
 }
 
 #[test]

@@ -55,3 +55,20 @@ async fn a_plugin_of_a_consumer_runs_for_that_consumer_only() {
     assert_eq!(gateway.get_with("/", &["apikey: alices-key"]).await.header("x-for"), Some("everyone"));
     assert_eq!(gateway.get_with("/", &["apikey: bobs-key"]).await.header("x-for"), Some("bob"));
 }
+
+#[tokio::test]
+async fn a_body_that_a_plugin_could_not_read_goes_nowhere() {
+    let upstream = Upstream::echo().await;
+    let mut config = guarded(&upstream);
+    config["plugins"] = json!([{ "name": "key-auth", "config": { "key_in_body": true, "anonymous": "anyone" } }]);
+    config["consumers"].as_array_mut().unwrap().push(json!({ "username": "anyone" }));
+    for request_buffering in [true, false] {
+        config["services"][0]["routes"][0]["request_buffering"] = json!(request_buffering);
+        let gateway = Gateway::new().conf("nginx_http_client_max_body_size = 1k").config(config.clone()).start().await;
+        let mut connection = gateway.connect().await;
+        connection.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        connection.send(format!("800\r\n{}\r\n0\r\n\r\n", "x".repeat(0x800))).await;
+        assert_eq!(connection.response().await.status, 413);
+        assert!(upstream.requests().is_empty(), "nothing of it reaches the upstream");
+    }
+}

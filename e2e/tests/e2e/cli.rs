@@ -97,6 +97,7 @@ async fn wrong_properties_are_reported_all_at_once_with_their_lines() {
     std::fs::write(&conf, text).unwrap();
     let ended = run_silverback(&["check", conf.to_str().unwrap()], &[]).await;
     assert_eq!(ended.status, Some(1), "{ended:?}");
+    assert!(ended.stderr.starts_with("Error: "), "{ended:?}");
     for part in ["kong.conf:2: database", "kong.conf:3: log_level", "kong.conf:4: proxy_listen"] {
         assert!(ended.stderr.contains(part), "{part} is missing: {ended:?}");
     }

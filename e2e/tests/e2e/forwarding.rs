@@ -111,3 +111,22 @@ async fn the_path_of_the_service_and_that_of_the_request_are_joined() {
         assert_eq!(gateway.get(path).await.json()["target"], target, "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_prefix_that_nobody_stripped_cannot_be_claimed() {
+    let upstream = Upstream::echo().await;
+    // The route of this configuration strips nothing.
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let answer = gateway.get_with("/p", &["X-Forwarded-Prefix: /evil"]).await;
+    assert_eq!(answer.echoed("x-forwarded-prefix"), Vec::<&str>::new());
+}
+
+#[tokio::test]
+async fn bytes_that_no_uri_may_hold_arrive_encoded() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect().await;
+    connection.send("GET /a<b>?q=<c>|d HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(connection.response().await.status, 200);
+    assert_eq!(upstream.request().target, "/a%3Cb%3E?q=%3Cc%3E%7Cd");
+}

@@ -53,3 +53,21 @@ async fn an_upstream_that_declines_the_upgrade_is_heard() {
     let answer = gateway.get_with("/", &UPGRADE).await;
     assert_eq!((answer.status, answer.text().as_str()), (403, "no"));
 }
+
+#[tokio::test]
+async fn asking_for_an_upgrade_gets_nobody_past_a_response_plugin() {
+    let upstream = Upstream::echo().await;
+    let mut config = upstream.behind_everything();
+    config["plugins"] = json!([{ "name": "content-digest" }]);
+    let gateway = Gateway::new().plugin_servers([silverback_e2e::Language::TypeScript]).config(config).start().await;
+    let answer = gateway.get_with("/", &UPGRADE).await;
+    assert_eq!(answer.status, 200, "the upstream does not switch");
+    assert!(answer.header("content-digest").is_some(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_upstream_that_switches_unasked_is_at_fault() {
+    let upstream = Upstream::sending(SWITCHING).await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    assert_eq!(gateway.get("/").await.status, 502);
+}

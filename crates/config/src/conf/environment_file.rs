@@ -28,7 +28,7 @@ pub fn kong_env(settings: &Settings) -> String {
                 .declarative_config
                 .as_deref()
                 .map_or_else(|| value.clone(), |path: &Path| path.display().to_string()),
-            _ => value.clone(),
+            _ => socket(settings, name, value).unwrap_or_else(|| value.clone()),
         };
         write_line(&mut out, name, &value);
     }
@@ -36,6 +36,13 @@ pub fn kong_env(settings: &Settings) -> String {
         write_line(&mut out, "prefix", &settings.prefix.display().to_string());
     }
     out
+}
+
+/// The whole path of a plugin server's socket; `None` for other properties, and for references to secrets.
+fn socket(settings: &Settings, name: &str, value: &str) -> Option<String> {
+    let stem = name.strip_prefix("pluginserver_")?.strip_suffix("_socket").filter(|_| !value.contains("{vault://"))?;
+    let server = settings.plugin_servers.iter().find(|server| server.name.replace('-', "_") == stem)?;
+    Some(server.socket.display().to_string())
 }
 
 /// Properties that may be written in base64, which is how several lines become one.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::settings::PluginServer;
 
-use super::reader::Reader;
+use super::{reader::Reader, resolve::absolute};
 
 /// Where the executables of plugin servers are looked for.
 const BIN: &str = "/usr/local/bin";
@@ -43,7 +43,7 @@ pub(super) fn read(reader: &mut Reader<'_>, prefix: &Path) -> Vec<PluginServer> 
 fn by_name(reader: &mut Reader<'_>, prefix: &Path, name: String) -> Option<PluginServer> {
     let base = format!("pluginserver_{}_", name.replace('-', "_"));
     let given = |suffix: &str| reader.given(&format!("{base}{suffix}")).map(|entry| entry.value.clone());
-    let socket = given("socket").map_or_else(|| prefix.join(format!("{name}.socket")), |path| prefix.join(path));
+    let socket = given("socket").map_or_else(|| prefix.join(format!("{name}.socket")), |path| absolute(&path));
     let executable = format!("{BIN}/{name}");
     let installed = Path::new(&executable).exists();
     let separate = format!("{BIN}/query_{name}");

@@ -176,7 +176,8 @@ fn written_properties(written: &RawConf) -> Vec<(String, String)> {
         .collect()
 }
 
-fn absolute(path: &str) -> PathBuf {
+/// The path as seen from the directory in which the configuration is loaded.
+pub(super) fn absolute(path: &str) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path));
     // "/usr/local/kong/" and "/usr/local/kong" are the same place and should print alike.
     path.components().collect()

@@ -201,6 +201,17 @@ fn plugin_servers() {
 }
 
 #[test]
+fn a_relative_socket_belongs_to_the_directory_of_the_command() {
+    let text =
+        "prefix = /p\npluginserver_names = my-go\npluginserver_my_go_query_cmd = q\npluginserver_my_go_start_cmd = s\n";
+    let settings = settings(&format!("{text}pluginserver_my_go_socket = run/go.socket"));
+    let expect = std::env::current_dir().unwrap().join("run/go.socket");
+    assert_eq!(settings.plugin_servers[0].socket, expect);
+    let written = kong_env(&settings);
+    assert!(written.contains(&format!("pluginserver_my_go_socket = {}\n", expect.display())), "{written}");
+}
+
+#[test]
 fn a_server_without_a_start_command_is_managed_elsewhere() {
     let loaded = loaded("pluginserver_names = a\npluginserver_a_query_cmd = q", &[]);
     assert_eq!(loaded.settings.plugin_servers[0].start_cmd, None);

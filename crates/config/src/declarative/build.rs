@@ -100,17 +100,16 @@ fn service(item: Linked) -> Service {
     let client_certificate = item.reference("client_certificate");
     let mut fields = Fields(item.entity.fields);
     let (created_at, updated_at) = fields.dates();
+    let default = Service::new(item.entity.id, fields.text("host").unwrap_or_default());
     Service {
-        id: item.entity.id,
         name: fields.text("name"),
-        protocol: fields.text("protocol").and_then(|name| protocol(&name)).unwrap_or(Protocol::Http),
-        host: fields.text("host").unwrap_or_default(),
-        port: fields.number("port").unwrap_or(80),
+        protocol: fields.text("protocol").and_then(|name| protocol(&name)).unwrap_or(default.protocol),
+        port: fields.number("port").unwrap_or(default.port),
         path: fields.text("path"),
-        retries: fields.number("retries").unwrap_or(5),
-        connect_timeout: fields.number("connect_timeout").unwrap_or(60_000),
-        write_timeout: fields.number("write_timeout").unwrap_or(60_000),
-        read_timeout: fields.number("read_timeout").unwrap_or(60_000),
+        retries: fields.number("retries").unwrap_or(default.retries),
+        connect_timeout: fields.number("connect_timeout").unwrap_or(default.connect_timeout),
+        write_timeout: fields.number("write_timeout").unwrap_or(default.write_timeout),
+        read_timeout: fields.number("read_timeout").unwrap_or(default.read_timeout),
         tags: fields.tags(),
         client_certificate,
         tls_verify: fields.flag("tls_verify"),
@@ -118,9 +117,10 @@ fn service(item: Linked) -> Service {
         ca_certificates: fields
             .texts("ca_certificates")
             .map(|list| list.iter().filter_map(|text| Id::try_parse(text).ok()).collect()),
-        enabled: fields.flag("enabled").unwrap_or(true),
+        enabled: fields.flag("enabled").unwrap_or(default.enabled),
         created_at,
         updated_at,
+        ..default
     }
 }
 
@@ -151,8 +151,8 @@ fn route(item: Linked) -> Route {
         ),
         _ => None,
     };
+    let default = Route::new(item.entity.id);
     Route {
-        id: item.entity.id,
         name: fields.text("name"),
         protocols: fields.protocols(),
         methods: fields.texts("methods"),
@@ -162,21 +162,24 @@ fn route(item: Linked) -> Route {
         snis: fields.texts("snis"),
         sources: endpoints(fields.take("sources")),
         destinations: endpoints(fields.take("destinations")),
-        https_redirect_status_code: fields.number("https_redirect_status_code").unwrap_or(426),
-        regex_priority: fields.number("regex_priority").unwrap_or(0),
-        strip_path: fields.flag("strip_path").unwrap_or(true),
-        preserve_host: fields.flag("preserve_host").unwrap_or(false),
-        path_handling: if fields.text("path_handling").as_deref() == Some("v1") {
-            PathHandling::V1
-        } else {
-            PathHandling::V0
+        https_redirect_status_code: fields
+            .number("https_redirect_status_code")
+            .unwrap_or(default.https_redirect_status_code),
+        regex_priority: fields.number("regex_priority").unwrap_or(default.regex_priority),
+        strip_path: fields.flag("strip_path").unwrap_or(default.strip_path),
+        preserve_host: fields.flag("preserve_host").unwrap_or(default.preserve_host),
+        path_handling: match fields.text("path_handling").as_deref() {
+            Some("v0") => PathHandling::V0,
+            Some("v1") => PathHandling::V1,
+            _ => default.path_handling,
         },
-        request_buffering: fields.flag("request_buffering").unwrap_or(true),
-        response_buffering: fields.flag("response_buffering").unwrap_or(true),
+        request_buffering: fields.flag("request_buffering").unwrap_or(default.request_buffering),
+        response_buffering: fields.flag("response_buffering").unwrap_or(default.response_buffering),
         tags: fields.tags(),
         service,
         created_at,
         updated_at,
+        ..default
     }
 }
 

@@ -59,11 +59,6 @@ fn bad(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn names_of_plugins_are_sorted() {
-    assert!(BUNDLED_IN_KONG.is_sorted());
-}
-
-#[test]
 fn what_is_no_configuration() {
     for (text, expect) in [
         ("", "failed parsing declarative configuration: expected an object"),

@@ -1,11 +1,11 @@
 //! From the tree of a file to a flat list of entities: each is checked against its schema and gets its id.
 
 use serde_json::{Map, Value as Json};
-use silverback_model::{Catalogue, CredentialKind, Id, schema::ErrorTree};
+use silverback_model::{BUNDLED_IN_KONG, Catalogue, CredentialKind, Id, schema::ErrorTree};
 
 use crate::settings::EnabledPlugins;
 
-use super::{BUNDLED_IN_KONG, DeclarativeProblem, Violations, certificates, identity::Ids, kinds::Kind, schemas};
+use super::{DeclarativeProblem, Violations, certificates, identity::Ids, kinds::Kind, schemas};
 
 const FORMAT_VERSIONS: [&str; 3] = ["1.1", "2.1", "3.0"];
 const REQUIRED: &str = "required field missing";

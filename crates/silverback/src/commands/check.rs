@@ -1,7 +1,5 @@
 //! `check`
 
-use std::process::ExitCode;
-
 use crate::{
     cli::Check,
     conf::{self, Sources},
@@ -9,18 +7,11 @@ use crate::{
     error::CommandError,
 };
 
-/// Every wrong value is an error line; what is accepted without effect is listed, first what changes behaviour.
-pub(super) fn run(options: &Check, console: Console) -> Result<ExitCode, CommandError> {
-    let settings = match conf::read(&Sources::new(Some(&options.conf), None)) {
-        Ok(loaded) => {
-            loaded.warnings.iter().for_each(|warning| console.warn(warning));
-            loaded.settings
-        }
-        Err(error) => {
-            error.to_string().lines().for_each(|problem| console.error(problem));
-            return Ok(ExitCode::FAILURE);
-        }
-    };
+/// Every wrong value is a line of the error; what is accepted without effect is listed, first what changes behaviour.
+pub(super) fn run(options: &Check, console: Console) -> Result<(), CommandError> {
+    let loaded = conf::read(&Sources::new(Some(&options.conf), None))?;
+    loaded.warnings.iter().for_each(|warning| console.warn(warning));
+    let settings = loaded.settings;
     let lacking = settings.tls.unavailable.join(", ");
     if !lacking.is_empty() {
         console.warn(format_args!("not available in this gateway's TLS, and never offered: {lacking}"));
@@ -40,5 +31,5 @@ pub(super) fn run(options: &Check, console: Console) -> Result<ExitCode, Command
         }
     }
     console.info(format_args!("configuration at {} is valid", options.conf.display()));
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
