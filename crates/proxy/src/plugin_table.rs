@@ -5,11 +5,12 @@
 //! after authentication; so a route keeps, for each plugin that may run, what applies without a consumer, and
 //! whether a consumer could change it.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{borrow::Cow, cmp::Reverse, collections::HashMap, sync::Arc};
 
 use serde_json::{Map, Value as Json};
 use silverback_model::{
-    Catalogue, Id, Phase, PhaseSet, Plugin, PluginDefinition, PluginSource, Route, Service, Snapshot,
+    Catalogue, Directory, Id, Phase, PhaseSet, Plugin, PluginDefinition, PluginSource, Route, Service, Snapshot,
+    schema::is_reference,
 };
 use silverback_pdk::Caller;
 use silverback_plugin_host::{Host, Instance, WireProtocol};
@@ -80,8 +81,9 @@ impl PluginTable {
         let mut by_name: HashMap<&str, (&PluginDefinition, PluginEntry)> = HashMap::new();
         for plugin in snapshot.plugins.iter().filter(|plugin| plugin.enabled) {
             let definition = catalogue.get(&plugin.name).ok_or_else(|| TableError::Unknown(plugin.name.clone()))?;
-            let configured = Arc::new(configure(plugin, definition, host)?);
-            let (_, entry) = by_name.entry(&plugin.name).or_insert_with(|| {
+            let plugin = with_secrets(plugin, &snapshot.directory);
+            let configured = Arc::new(configure(&plugin, definition, host)?);
+            let (_, entry) = by_name.entry(&definition.name).or_insert_with(|| {
                 (definition, PluginEntry { phases: definition.phases, by_scope: HashMap::new(), by_consumer: false })
             });
             entry.by_consumer |= plugin.consumer.is_some();
@@ -154,6 +156,48 @@ impl RoutePlugins {
     /// Whether any plugin has a handler for this phase.
     pub(crate) fn any(&self, phase: Phase) -> bool {
         self.0.iter().any(|candidate| candidate.entry.phases.contains(phase))
+    }
+}
+
+/// The plugin with secrets in the place of references (`{vault://env/...}`). Only what runs gets to see them: neither the
+/// Admin API nor a log does.
+fn with_secrets<'p>(plugin: &'p Plugin, directory: &Directory) -> Cow<'p, Plugin> {
+    if !plugin.config.values().any(has_reference) {
+        return Cow::Borrowed(plugin);
+    }
+    let mut plugin = plugin.clone();
+    for value in plugin.config.values_mut() {
+        resolve(value, directory, &plugin.name);
+    }
+    Cow::Owned(plugin)
+}
+
+fn has_reference(value: &Json) -> bool {
+    match value {
+        Json::String(text) => is_reference(text),
+        Json::Array(items) => items.iter().any(has_reference),
+        Json::Object(fields) => fields.values().any(has_reference),
+        _ => false,
+    }
+}
+
+fn resolve(value: &mut Json, directory: &Directory, plugin: &str) {
+    match value {
+        Json::String(text) if is_reference(text) => {
+            let env = |name: &str| std::env::var(name).ok();
+            let prefix = |vault: &str| directory.env_vault_prefix(vault).map(str::to_owned);
+            *value = match silverback_pdk::resolve_reference(text, env, prefix) {
+                Ok(secret) => Json::String(secret),
+                Err(why) => {
+                    // Kong leaves the field unset too.
+                    silverback_log::write(silverback_log::Level::Warn, format_args!("plugin {plugin}: {why}"), None);
+                    Json::Null
+                }
+            };
+        }
+        Json::Array(items) => items.iter_mut().for_each(|item| resolve(item, directory, plugin)),
+        Json::Object(fields) => fields.values_mut().for_each(|field| resolve(field, directory, plugin)),
+        _ => {}
     }
 }
 
@@ -254,6 +298,17 @@ mod tests {
         let other = Some(Id::from_u128(4));
         let found = entry(&["rc", "c", "r"]).resolve(ROUTE, SERVICE, other).map(|c| c.caller.plugin_name.clone());
         assert_eq!(found.as_deref(), Some("r"), "another consumer's configuration is not one's own");
+    }
+
+    #[test]
+    fn references_are_resolved_wherever_they_stand() {
+        let directory = Directory::default();
+        let mut value =
+            serde_json::json!({"a": ["{vault://env/path}", "plain"], "b": {"c": "{vault://env/no-such-thing}"}});
+        assert!(has_reference(&value));
+        resolve(&mut value, &directory, "probe");
+        let path = std::env::var("PATH").unwrap();
+        assert_eq!(value, serde_json::json!({"a": [path, "plain"], "b": {"c": null}}));
     }
 
     #[test]
