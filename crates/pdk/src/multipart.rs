@@ -1,25 +1,29 @@
 //! `multipart/form-data`, read as lua-multipart does.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use silverback_protocol::Value;
 
 /// The parts by name, each its text; a repeated name becomes a list. Nothing where there is no boundary or no part.
 pub(crate) fn decode(body: &[u8], content_type: &[u8]) -> Value {
     let mut parts: Vec<(String, Value)> = Vec::new();
+    // A client may send any number of parts: none is searched for among the others.
+    let mut places: HashMap<String, usize> = HashMap::new();
     if let Some(boundary) = boundary(content_type) {
         for (name, text) in split(body, &boundary) {
-            insert(&mut parts, name, Value::Text(text));
+            let value = Value::Text(text);
+            match places.get(&name).and_then(|&place| parts.get_mut(place)) {
+                None => {
+                    places.insert(name.clone(), parts.len());
+                    parts.push((name, value));
+                }
+                Some((_, Value::List(values))) => values.push(value),
+                Some((_, single)) => *single = Value::List(vec![std::mem::take(single), value]),
+            }
         }
     }
     Value::Map(parts)
-}
-
-fn insert(parts: &mut Vec<(String, Value)>, name: String, value: Value) {
-    match parts.iter_mut().find(|(known, _)| *known == name) {
-        None => parts.push((name, value)),
-        Some((_, Value::List(values))) => values.push(value),
-        Some((_, single)) => *single = Value::List(vec![std::mem::take(single), value]),
-    }
 }
 
 /// The boundary that a Content-Type names, quoted or not.

@@ -194,7 +194,10 @@ impl KeyAuth<'_> {
             (_, body) => body.unwrap_or_default(),
         };
         self.perform("kong.service.request.clear_query_arg", vec![name.into()])?;
-        self.perform("kong.service.request.clear_header", vec![name.into()])?;
+        // A header is found by its name with dashes too (nginx's variables know no other difference).
+        for spelling in [name.to_owned(), name.replace('_', "-")] {
+            self.perform("kong.service.request.clear_header", vec![spelling.into()])?;
+        }
         if let Value::Map(mut fields) = body {
             fields.retain(|(known, _)| known != name);
             self.perform("kong.service.request.set_body", vec![Value::Map(fields)])?;

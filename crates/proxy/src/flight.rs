@@ -178,7 +178,7 @@ impl Flight {
             (Err(failure), _) => {
                 silverback_log::write(
                     silverback_log::Level::Error,
-                    format_args!("{failure} while reading response header from upstream"),
+                    format_args!("{failure}{}", failure.activity()),
                     Some(&crate::surroundings::context(&self.exchange)),
                 );
                 if let send::SendFailure::ClientBody(error) = &failure {

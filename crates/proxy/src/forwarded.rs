@@ -168,7 +168,10 @@ pub(crate) fn upstream_request(flight: &Flight, forwarded: &Forwarded) -> Upstre
     set(X_FORWARDED_FOR, &forwarded.hops);
     set(X_FORWARDED_PROTO, &forwarded.proto);
     set(X_FORWARDED_HOST, &forwarded.host);
-    set(X_FORWARDED_PORT, &forwarded.port);
+    // A Unix socket has none.
+    if forwarded.port != "0" {
+        set(X_FORWARDED_PORT, &forwarded.port);
+    }
     set(X_FORWARDED_PATH, &forwarded.path);
     if let Some(prefix) = &forwarded.prefix {
         set(X_FORWARDED_PREFIX, prefix);

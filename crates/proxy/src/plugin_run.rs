@@ -39,7 +39,8 @@ impl Flight {
             }
             Kind::InProcess { name, config } => loop {
                 match silverback_plugins::run(name, phase, &mut self.exchange, &configured.caller, config) {
-                    Outcome::Done(_) | Outcome::Unknown => return Ran::Done,
+                    Outcome::Done(_) => return Ran::Done,
+                    Outcome::Unknown => return Ran::Failed(format!("plugin {name} is not built in")),
                     Outcome::Exit => return Ran::Exit,
                     Outcome::Raise(why) => return Ran::Failed(format!("plugin {name} failed in {phase}: {why}")),
                     Outcome::Need(need) => self.provide(need).await,
@@ -117,8 +118,10 @@ pub(crate) async fn log(worker: &Worker, exchange: &Rc<RefCell<Exchange>>, confi
             let outcome =
                 silverback_plugins::run(name, Phase::Log, &mut exchange.borrow_mut(), &configured.caller, config);
             match outcome {
+                Outcome::Done(_) | Outcome::Exit => None,
                 Outcome::Raise(why) => Some(format!("plugin {name} failed in log: {why}")),
-                _ => None,
+                Outcome::Unknown => Some(format!("plugin {name} is not built in")),
+                Outcome::Need(_) => Some(format!("plugin {name} asked in log for what is no longer there")),
             }
         }
     };

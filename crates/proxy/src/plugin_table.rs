@@ -244,6 +244,10 @@ fn without_nulls(value: &Json) -> Option<Json> {
         Json::Object(fields) => Some(Json::Object(
             fields.iter().filter_map(|(name, value)| Some((name.clone(), without_nulls(value)?))).collect(),
         )),
+        Json::Array(items) => {
+            // An item that is null keeps its place.
+            Some(Json::Array(items.iter().map(|item| without_nulls(item).unwrap_or_default()).collect()))
+        }
         other => Some(other.clone()),
     }
 }
@@ -313,7 +317,7 @@ mod tests {
 
     #[test]
     fn servers_get_no_unset_fields() {
-        let value = serde_json::json!({"a": null, "b": {"c": null, "d": 1}, "e": []});
-        assert_eq!(without_nulls(&value), Some(serde_json::json!({"b": {"d": 1}, "e": []})));
+        let value = serde_json::json!({"a": null, "b": {"c": null, "d": 1}, "e": [], "f": [{"g": null}, 1]});
+        assert_eq!(without_nulls(&value), Some(serde_json::json!({"b": {"d": 1}, "e": [], "f": [{}, 1]})));
     }
 }

@@ -140,6 +140,10 @@ fn keys_can_be_hidden() {
     let exchange = lets_through(both, json!({"hide_credentials": true}));
     assert_eq!(exchange.request.query.as_deref(), Some("a=1"));
     assert_eq!(sent(&exchange, "apikey"), None);
+    // A header is found with a dash for an underscore, and hidden so too.
+    let changes = json!({"hide_credentials": true, "key_names": ["api_key"]});
+    let exchange = lets_through(with_header("api-key", "k"), changes);
+    assert_eq!(sent(&exchange, "api-key"), None);
 }
 
 #[test]

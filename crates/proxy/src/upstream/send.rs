@@ -49,6 +49,16 @@ pub(crate) enum SendFailure {
 }
 
 impl SendFailure {
+    /// What the gateway was doing, in nginx's words.
+    pub(crate) const fn activity(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => " while connecting to upstream",
+            Self::Timeout | Self::Exchange(_) => " while reading response header from upstream",
+            Self::Spool(_) | Self::ClientBody(_) => " while sending request to upstream",
+            Self::Balance(_) | Self::Request(_) | Self::Protocol(_) => "",
+        }
+    }
+
     /// The status that the client gets.
     pub(crate) const fn status(&self) -> u16 {
         match self {
@@ -162,7 +172,13 @@ async fn attempt(
     };
     let pool = flight.worker.pool.clone();
     let (mut connection, reused) = match pool.take(&key) {
-        Some(connection) => (connection, true),
+        Some(connection) => {
+            // As nginx has it: a connection that is there takes no time.
+            if let Some(attempt) = flight.exchange.upstream.tries.last_mut() {
+                attempt.connect_ms = Some(0.0);
+            }
+            (connection, true)
+        }
         None => {
             let max_head = flight.profile.settings.http.proxy_buffer_size;
             let connecting = flight.now();
@@ -206,6 +222,8 @@ async fn attempt(
         }
     };
     flight.exchange.timings.upstream_header = Some(flight.now());
+    // What went out as Host is `$upstream_host` from now on.
+    flight.exchange.upstream.host_header = host;
     Ok(Upstreamed { response, lease: Lease { pool, key, connection }, read_timeout })
 }
 
