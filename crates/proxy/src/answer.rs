@@ -204,7 +204,8 @@ fn gateway_content(flight: &mut Flight) -> (u16, Bytes) {
         let body = flight.exchange.response.body.take().unwrap_or_default();
         let response = &mut flight.exchange.response;
         response.headers.remove(header::TRANSFER_ENCODING);
-        return (response.status.unwrap_or(200), body);
+        // Without an exit there is an upstream's answer, and it has a status.
+        return (response.status.unwrap_or(500), body);
     };
     let response = &mut flight.exchange.response.headers;
     response.remove(header::TRANSFER_ENCODING);

@@ -4,11 +4,17 @@
 //! that exchanges with plugins end properly and `log` runs. It ends when its answer's body has gone (or cannot go)
 //! to the client: [`Finish`].
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, sync::atomic::Ordering};
+use std::{
+    cell::RefCell,
+    fmt,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
+use silverback_log::Level;
 use silverback_model::Phase;
 use silverback_pdk::{
     Exchange,
@@ -29,6 +35,7 @@ use crate::{
     request,
     request_body::{self, BodyError, Spool},
     sanitiser::Refused,
+    surroundings,
     upstream::send::{self, Upstreamed},
     worker::Worker,
 };
@@ -176,11 +183,7 @@ impl Flight {
             (Ok(upstreamed), false) => End::Upstream(Box::new(upstreamed)),
             (Ok(upstreamed), true) => Box::pin(self.buffer(upstreamed)).await,
             (Err(failure), _) => {
-                silverback_log::write(
-                    silverback_log::Level::Error,
-                    format_args!("{failure}{}", failure.activity()),
-                    Some(&crate::surroundings::context(&self.exchange)),
-                );
+                self.log(Level::Error, format_args!("{failure}{}", failure.activity()));
                 if let send::SendFailure::ClientBody(error) = &failure {
                     return self.body_failed(error);
                 }
@@ -226,6 +229,11 @@ impl Flight {
         !self.collected.is_empty() || self.profile.access_log.reads_upstream_headers()
     }
 
+    /// Writes a line to the error log, with the request that it is about.
+    fn log(&self, level: Level, message: fmt::Arguments<'_>) {
+        silverback_log::write(level, message, Some(&surroundings::context(&self.exchange)));
+    }
+
     pub(crate) fn now(&self) -> f64 {
         self.exchange.node.surroundings.now()
     }
@@ -265,7 +273,11 @@ impl Flight {
             self.error(404, "no Route matched with those values");
             return None;
         };
-        let entry = Arc::clone(generation.route(found.route.id)?);
+        let Some(entry) = generation.route(found.route.id).cloned() else {
+            // The router and the routes are of one generation: never seen, and never let through.
+            self.error(500, "An unexpected error occurred");
+            return None;
+        };
         let upstream_path = router::upstream_path(&found, &path);
         let prefix = found.forwarded_prefix(&path).map(str::to_owned);
         let (captures, named_captures) = match found.captures {
@@ -350,11 +362,7 @@ impl Flight {
                 false
             }
             Ran::Failed(why) => {
-                silverback_log::write(
-                    silverback_log::Level::Error,
-                    format_args!("{why}"),
-                    Some(&crate::surroundings::context(&self.exchange)),
-                );
+                self.log(Level::Error, format_args!("{why}"));
                 // A check that could not run lets nothing through. Kong catches what fails in access; elsewhere the
                 // page is nginx's.
                 if phase == Phase::Access {
@@ -405,11 +413,7 @@ impl Flight {
     }
 
     fn body_failed(&mut self, error: &BodyError) -> End {
-        silverback_log::write(
-            silverback_log::Level::Info,
-            format_args!("{error} while reading client request body"),
-            Some(&crate::surroundings::context(&self.exchange)),
-        );
+        self.log(Level::Info, format_args!("{error} while reading client request body"));
         self.proxied = false;
         match error {
             BodyError::TooLarge => self.fail(413, None),
@@ -424,11 +428,7 @@ impl Flight {
         let (head, body) = match answer::read_whole(upstreamed, &self.profile.settings).await {
             Ok(whole) => whole,
             Err(error) => {
-                silverback_log::write(
-                    silverback_log::Level::Error,
-                    format_args!("{error}"),
-                    Some(&crate::surroundings::context(&self.exchange)),
-                );
+                self.log(Level::Error, format_args!("{error}"));
                 return self.fail(502, None);
             }
         };
@@ -521,13 +521,9 @@ impl Finish {
     }
 
     /// The upstream broke off in the middle of its body: the client sees its connection end early.
-    pub(crate) fn upstream_broke(self, why: &dyn std::fmt::Display) {
+    pub(crate) fn upstream_broke(self, why: &dyn fmt::Display) {
         self.0.connection.closing.set(true);
-        silverback_log::write(
-            silverback_log::Level::Error,
-            format_args!("{why} while reading upstream"),
-            Some(&crate::surroundings::context(&self.0.exchange)),
-        );
+        self.0.log(Level::Error, format_args!("{why} while reading upstream"));
         self.end();
     }
 
@@ -584,11 +580,7 @@ pub(crate) fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>, refused: 
         closes: false,
         encoded: false,
     });
-    silverback_log::write(
-        silverback_log::Level::Info,
-        format_args!("{} while reading client request headers", refused.why.reason()),
-        Some(&crate::surroundings::context(&flight.exchange)),
-    );
+    flight.log(Level::Info, format_args!("{} while reading client request headers", refused.why.reason()));
     flight.fail(refused.why.status(), None);
     answer::to_bytes(flight)
 }
