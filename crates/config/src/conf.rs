@@ -7,6 +7,7 @@ mod environment_file;
 mod http;
 mod listen;
 mod log_format;
+mod log_variables;
 mod names;
 mod plugin_servers;
 pub mod properties;

@@ -21,7 +21,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
-pub use advice::advice;
+pub use advice::{advice, advice_on_text};
 
 use std::{fmt, path::Path};
 
@@ -146,9 +146,16 @@ fn build_snapshot(
     now: i64,
 ) -> Result<Snapshot, Violations> {
     migrate(&mut root);
-    let walked = walk::walk(root, catalogue, enabled, now)?;
-    let linked = link::link(walked)?;
-    Ok(build::build(linked))
+    let walked = walk::walk(root, catalogue, enabled, now);
+    match (link::link(walked.entities, &walked.unreadable), walked.violations) {
+        (Ok(linked), None) => Ok(build::build(linked)),
+        (Ok(_), Some(violations)) | (Err(violations), None) => Err(violations),
+        (Err(further), Some(mut violations)) => {
+            // `fields` stays what Kong shows, which looks for these only when all entities are right.
+            violations.problems.extend(further.problems);
+            Err(violations)
+        }
+    }
 }
 
 fn read(text: &str, format_hint: Option<&Path>) -> Result<Map<String, Json>, DeclarativeError> {

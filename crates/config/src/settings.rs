@@ -1,6 +1,6 @@
 //! The resolved configuration of a node: every property with its type, defaults as in Kong 3.9's `kong.conf.default`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
@@ -20,6 +20,7 @@ pub struct Settings {
     pub proxy_listen: Vec<Listen>,
     pub admin_listen: Vec<Listen>,
     pub status_listen: Vec<Listen>,
+    /// Checked, and not listened on: there are no streams yet.
     pub stream_listen: Vec<Listen>,
     /// `port_maps`: port as clients see it, by the port that is listened on.
     pub port_maps: Vec<(u16, u16)>,
@@ -87,6 +88,16 @@ pub struct Listen {
 pub enum ListenAddress {
     Tcp(SocketAddr),
     Unix(PathBuf),
+}
+
+/// As it is written in `kong.conf`.
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// `plugins`: which may be configured.

@@ -253,6 +253,19 @@ pub struct Credential {
     pub fields: Map<String, Json>,
 }
 
+/// Values of `ttl` up to this are a time to live in seconds (Kong's `DAO_MAX_TTL`), greater ones a date.
+const MAX_TTL: i64 = 100_000_000;
+
+impl Credential {
+    /// When the credential ends, in seconds since 1970. `ttl` counts from `created_at`; in a file that
+    /// `kong config db_export` wrote it is the date itself.
+    pub fn expires_at(&self) -> Option<i64> {
+        let number = |name: &str| self.fields.get(name).and_then(Json::as_i64);
+        let ttl = number("ttl")?;
+        Some(if ttl > MAX_TTL { ttl } else { number("created_at").unwrap_or_default().saturating_add(ttl) })
+    }
+}
+
 /// A plugin's configuration, and what it is bound to.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plugin {

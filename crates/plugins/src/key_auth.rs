@@ -124,10 +124,11 @@ impl KeyAuth<'_> {
     fn authenticate(&mut self) -> Result<(), Stop> {
         let Some(key) = self.find_key()?.filter(|key| !key.is_empty()) else { return Err(Stop::Refused(NO_KEY)) };
         let directory = &self.exchange.directory;
+        let now = self.exchange.node.surroundings.now();
         let credential = std::str::from_utf8(&key)
             .ok()
             .and_then(|key| directory.credential(CredentialKind::KeyAuth, key))
-            .filter(|credential| credential.fields.get("ttl").and_then(Json::as_i64) != Some(0));
+            .filter(|credential| credential.expires_at().is_none_or(|end| now < end as f64));
         let Some(credential) = credential.cloned() else { return Err(Stop::Refused(UNAUTHORIZED)) };
         let consumer = directory.consumer(credential.consumer).cloned();
         let value = consumer.as_deref().map_or(Value::Nil, entities::consumer);

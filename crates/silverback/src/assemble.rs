@@ -159,7 +159,7 @@ impl Declared {
     }
 
     /// The declarative configuration that the settings name, if any.
-    fn of(settings: &Settings) -> Result<Option<Self>, AssembleError> {
+    pub(crate) fn of(settings: &Settings) -> Result<Option<Self>, AssembleError> {
         match (&settings.declarative_config, &settings.declarative_config_string) {
             (Some(path), _) => Self::read(path).map(Some),
             (None, text) => Ok(text.clone().map(|text| Self { text, file: None })),

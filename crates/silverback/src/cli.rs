@@ -50,7 +50,10 @@ pub(crate) enum Command {
     Vault(Vault),
     /// Manage a database (there is none).
     #[command(hide = true)]
-    Migrations(Migrations),
+    Migrations(Anything),
+    /// Manage the nodes of a cluster (there is no hybrid mode).
+    #[command(hide = true)]
+    Hybrid(Anything),
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -159,8 +162,9 @@ pub(crate) struct Vault {
     pub(crate) files: Files,
 }
 
+/// Arguments of a command that always fails.
 #[derive(Debug, Args)]
-pub(crate) struct Migrations {
+pub(crate) struct Anything {
     #[arg(num_args = 0.., allow_hyphen_values = true, trailing_var_arg = true)]
     pub(crate) arguments: Vec<String>,
 }

@@ -44,6 +44,9 @@ pub(crate) fn run(command: Command, console: Console) -> Result<ExitCode, Comman
         Command::Migrations(_) => Err(CommandError::Usage(
             "there are no migrations: this gateway runs without a database (database = off)".to_owned(),
         )),
+        Command::Hybrid(_) => {
+            Err(CommandError::Usage("there is no hybrid mode: every node has its whole configuration".to_owned()))
+        }
     }?;
     Ok(ExitCode::SUCCESS)
 }

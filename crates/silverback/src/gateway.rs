@@ -2,13 +2,13 @@
 
 pub(crate) mod verdict;
 
-use std::{io, panic, process::ExitCode, sync::Arc, time::Duration};
+use std::{fs, io, panic, process::ExitCode, sync::Arc, time::Duration};
 
 use nix::unistd::{geteuid, gethostname};
 use silverback_admin::{Configured, Loaded, Node, Statistics};
 use silverback_config::{
-    Settings,
-    settings::{LogLevel, LogTarget},
+    Settings, advice, keep_what_needs_restart,
+    settings::{ListenAddress, LogLevel, LogTarget},
 };
 use silverback_log::{Format, Level, Target};
 use silverback_plugin_host::Host;
@@ -144,6 +144,10 @@ impl Gateway {
         let host = Host::start(&settings, &found.offers);
         let registries = Arc::new(Registries::new(Arc::clone(&host), node_id.clone()));
         let (generation, snapshot) = assemble::generation(&settings, &found.catalogue, &registries)?;
+        for remark in advice(&snapshot, &found.catalogue) {
+            log(Level::Warn, format_args!("{remark}"));
+            console.warn(remark);
+        }
         let mut proxy = Proxy::bind(&settings, generation, &registries)?;
         match account {
             Some(account) => account.assume()?,
@@ -219,27 +223,34 @@ impl Gateway {
     async fn reload(&mut self) {
         log(Level::Notice, format_args!("SIGHUP received, reloading"));
         let verdict = match self.renew().await {
-            Ok(()) => {
+            Ok(remarks) => {
+                for remark in &remarks {
+                    log(Level::Warn, format_args!("{remark}"));
+                }
                 log(Level::Notice, format_args!("reloaded"));
-                Verdict::Accepted
+                Verdict::Accepted(remarks)
             }
             Err(message) => {
                 log(Level::Error, format_args!("the configuration was not reloaded, the old one stays: {message}"));
                 Verdict::Refused(message)
             }
         };
+        // Whoever reads the verdict finds in the log what it says.
+        let _ = tokio::task::spawn_blocking(silverback_log::flush).await;
         verdict::write(&self.settings.prefix, &verdict);
     }
 
-    async fn renew(&mut self) -> Result<(), String> {
+    /// Gives what is worth telling about the new configuration.
+    async fn renew(&mut self) -> Result<Vec<String>, String> {
         let loaded = conf::load_in_gateway(&self.settings.prefix).map_err(|error| error.to_string())?;
         for warning in &loaded.warnings {
             log(Level::Warn, format_args!("{warning}"));
         }
-        let settings = Arc::new(loaded.settings);
-        for name in needing_restart(&self.settings, &settings) {
-            log(Level::Warn, format_args!("{name} changed, which takes a restart: it stays as it was"));
-        }
+        let mut settings = loaded.settings;
+        let kept = keep_what_needs_restart(&self.settings, &mut settings);
+        let mut remarks: Vec<String> =
+            kept.iter().map(|name| format!("{name} changed, which takes a restart: it stays as it was")).collect();
+        let settings = Arc::new(settings);
         let found = assemble::select_plugins(&settings, &self.found.offers).map_err(|e| e.to_string())?;
         // Building takes long when there are many routes, and the supervisors must not wait for it.
         let built = {
@@ -249,6 +260,12 @@ impl Gateway {
         };
         let (generation, snapshot) = built.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
         direct_logs(&settings).map_err(|error| format!("cannot open the error log: {error}"))?;
+        if !kept.is_empty()
+            && let Err(error) = prefix::write_environment(&settings)
+        {
+            remarks.push(format!(".kong_env does not tell what is in force: {error}"));
+        }
+        remarks.extend(advice(&snapshot, &found.catalogue));
         self.proxy.publish(generation);
         self.node.set_loaded(Loaded {
             settings: Arc::clone(&settings),
@@ -257,7 +274,7 @@ impl Gateway {
         });
         self.settings = settings;
         self.found = found;
-        Ok(())
+        Ok(remarks)
     }
 
     /// Ends what is left: APIs first, plugin servers last.
@@ -265,24 +282,19 @@ impl Gateway {
         self.tasks.iter().for_each(JoinHandle::abort);
         drop(self.proxy);
         self.host.stop(SERVERS_GRACE).await;
+        remove_sockets(&self.settings);
         log(Level::Notice, format_args!("exit"));
     }
 }
 
-/// The properties that a reload cannot change.
-fn needing_restart(old: &Settings, new: &Settings) -> Vec<&'static str> {
-    [
-        ("proxy_listen", old.proxy_listen != new.proxy_listen),
-        ("admin_listen", old.admin_listen != new.admin_listen),
-        ("status_listen", old.status_listen != new.status_listen),
-        ("stream_listen", old.stream_listen != new.stream_listen),
-        ("nginx_worker_processes", old.workers != new.workers),
-        ("nginx_user", old.user != new.user),
-        ("pluginserver_*", old.plugin_servers != new.plugin_servers),
-    ]
-    .into_iter()
-    .filter_map(|(name, changed)| changed.then_some(name))
-    .collect()
+/// Nobody listens on them any more: a client is to be refused, and not to find a file that promises something.
+fn remove_sockets(settings: &Settings) {
+    for listen in [&settings.proxy_listen, &settings.admin_listen, &settings.status_listen].into_iter().flatten() {
+        if let ListenAddress::Unix(path) = &listen.address {
+            // It may be gone already, or not be ours to remove without the rights of root.
+            let _ = fs::remove_file(path);
+        }
+    }
 }
 
 /// What a signal asks for.

@@ -49,6 +49,12 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = write!(std::io::stdout(), "{text}");
         return ExitCode::SUCCESS;
     }
-    let _ = write!(std::io::stderr(), "{text}");
+    let text = text.to_string();
+    let text = match text.strip_prefix("error: ") {
+        Some(text) => text.to_owned(),
+        // Help that was not asked for.
+        None => format!("a command is missing\n\n{text}"),
+    };
+    let _ = write!(std::io::stderr(), "Error: {text}");
     ExitCode::FAILURE
 }

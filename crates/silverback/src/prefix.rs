@@ -10,7 +10,7 @@ use std::{
 };
 
 use silverback_config::{
-    Settings, kong_env,
+    Settings, keep_what_needs_restart, kong_env,
     settings::{Listen, LogTarget},
 };
 use thiserror::Error;
@@ -53,11 +53,30 @@ pub(crate) fn prepare(settings: &Settings, console: Console) -> Result<(), Prefi
     }
     create_logs(settings, account.as_ref(), console)?;
     create_certificates(settings, account.as_ref(), console)?;
-    // Readable by the group, as Kong's; it may hold secrets.
-    let environment = environment_file(prefix);
-    write_with_mode(&environment, &kong_env(settings), 0o640)?;
-    hand_over(account.as_ref(), &environment, console);
+    write_environment(settings)?;
+    hand_over(account.as_ref(), &environment_file(prefix), console);
     Ok(())
+}
+
+/// Prepares the prefix of a running gateway for other settings, which it finds in `.kong_env`. Files go to the user whom
+/// it runs as, whatever the new settings say: that takes a restart.
+pub(crate) fn prepare_for_reload(
+    settings: &Settings,
+    running: Option<&Settings>,
+    console: Console,
+) -> Result<(), PrefixError> {
+    let Some(running) = running else { return prepare(settings, console) };
+    let mut in_force = settings.clone();
+    keep_what_needs_restart(running, &mut in_force);
+    prepare(&in_force, console)?;
+    write_environment(settings)?;
+    hand_over(Account::of(&in_force)?.as_ref(), &environment_file(&settings.prefix), console);
+    Ok(())
+}
+
+/// Writes `.kong_env`, readable by the group, as Kong's; it may hold secrets.
+pub(crate) fn write_environment(settings: &Settings) -> Result<(), PrefixError> {
+    write_with_mode(&environment_file(&settings.prefix), &kong_env(settings), 0o640)
 }
 
 /// `.kong_env`: the configuration that the gateway of a prefix runs with, in the syntax of `kong.conf`.
@@ -116,11 +135,7 @@ fn create_certificates(settings: &Settings, account: Option<&Account>, console: 
     let uses_tls = |listeners: &[Listen]| listeners.iter().any(|listen| listen.ssl);
     let configured = |property: &str| settings.raw.iter().any(|(name, value)| name == property && !value.is_empty());
     let kinds = [
-        (
-            "",
-            uses_tls(&settings.proxy_listen) || uses_tls(&settings.stream_listen),
-            settings.tls.certificates.is_empty(),
-        ),
+        ("", uses_tls(&settings.proxy_listen), settings.tls.certificates.is_empty()),
         ("admin-", uses_tls(&settings.admin_listen), !configured("admin_ssl_cert")),
         ("status-", uses_tls(&settings.status_listen), !configured("status_ssl_cert")),
     ];

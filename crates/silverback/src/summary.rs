@@ -2,10 +2,7 @@
 
 use std::collections::HashMap;
 
-use silverback_config::{
-    Settings,
-    settings::{Listen, ListenAddress},
-};
+use silverback_config::{Settings, settings::Listen};
 use silverback_model::{Catalogue, PluginDefinition, PluginSource};
 use silverback_plugin_host::Offer;
 
@@ -17,12 +14,9 @@ pub(crate) fn lines(settings: &Settings, catalogue: &Catalogue, offers: &[Offer]
         settings.prefix.display(),
         settings.workers
     )];
-    for (what, listeners) in [
-        ("proxy", &settings.proxy_listen),
-        ("admin", &settings.admin_listen),
-        ("status", &settings.status_listen),
-        ("stream", &settings.stream_listen),
-    ] {
+    for (what, listeners) in
+        [("proxy", &settings.proxy_listen), ("admin", &settings.admin_listen), ("status", &settings.status_listen)]
+    {
         if !listeners.is_empty() {
             let addresses: Vec<String> = listeners.iter().map(address).collect();
             lines.push(format!("{what} listens on {}", addresses.join(", ")));
@@ -50,10 +44,7 @@ fn describe(plugin: &PluginDefinition, protocols: &HashMap<&str, &str>) -> Strin
 }
 
 fn address(listen: &Listen) -> String {
-    let mut text = match &listen.address {
-        ListenAddress::Tcp(address) => address.to_string(),
-        ListenAddress::Unix(path) => format!("unix:{}", path.display()),
-    };
+    let mut text = listen.address.to_string();
     for (set, flag) in [(listen.ssl, " ssl"), (listen.http2, " http2"), (listen.udp, " udp")] {
         if set {
             text.push_str(flag);

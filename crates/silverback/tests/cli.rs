@@ -144,12 +144,23 @@ fn version_is_that_of_kong() {
 
 #[test]
 fn misuse_has_exit_status_1() {
-    run(&[]).failed_with("Usage:");
-    run(&["fly"]).failed_with("fly");
-    run(&["start", "--fly"]).failed_with("--fly");
-    run(&["config", "fly"]).failed_with("No such command for config: fly");
-    run(&["config", "parse"]).failed_with("expected a declarative configuration file");
-    run(&["vault", "get"]).failed_with("needs a <reference> argument");
+    for (arguments, message) in [
+        (&[][..], "Usage:"),
+        (&["fly"], "fly"),
+        (&["roar"], "roar"),
+        (&["start", "--fly"], "--fly"),
+        (&["config", "fly"], "No such command for config: fly"),
+        (
+            &["config", "parse"],
+            "needs a <file> argument, a declarative configuration file\nsilverback config parse <file>",
+        ),
+        (&["vault", "get"], "needs a <reference> argument\nsilverback vault get <reference>"),
+        (&["migrations", "up", "-c", "x"], "there are no migrations"),
+        (&["hybrid", "gen_cert"], "there is no hybrid mode"),
+    ] {
+        let ran = run(arguments).failed_with(message);
+        assert!(ran.stderr.starts_with("Error: "), "{arguments:?}: {}", ran.stderr);
+    }
     run(&["--help"]).succeeded();
     run(&["quit", "--help"]).succeeded();
 }
@@ -198,12 +209,30 @@ fn check_tells_everything_that_is_wrong() {
 
 #[test]
 fn check_lists_what_is_ignored_the_important_first() {
-    let site = Site::new("anonymous_reports = off\nrouter_flavor = expressions\n");
+    let site = Site::new("anonymous_reports = off\nrouter_flavor = expressions\nstream_listen = 127.0.0.1:1\n");
     let conf = site.conf();
-    let stdout = run(&["check", conf.to_str().unwrap()]).succeeded().stdout;
+    let ran = run(&["check", conf.to_str().unwrap()]).succeeded();
+    let warning = format!("{}:8: stream_listen: streams are not supported yet", conf.display());
+    assert!(ran.stderr.contains(&warning), "{}", ran.stderr);
+    let stdout = ran.stdout;
     let at = |text: &str| stdout.find(text).unwrap_or_else(|| panic!("no {text:?} in: {stdout}"));
     assert!(at("router_flavor = expressions") < at("anonymous_reports = off"), "{stdout}");
+    assert!(at("stream_listen = 127.0.0.1:1") < at("anonymous_reports = off"), "{stdout}");
     assert!(stdout.ends_with(&format!("configuration at {} is valid\n", conf.display())), "{stdout}");
+}
+
+#[test]
+fn check_looks_at_the_declarative_file_too() {
+    let files = tempfile::tempdir().unwrap();
+    let declared = files.path().join("kong.yml");
+    fs::write(&declared, "_format_version: '3.0'\nservices:\n- {name: g, url: 'grpcs://127.0.0.1:2'}\n").unwrap();
+    let site = Site::new(&format!("declarative_config = {}\n", declared.display()));
+    let ran = run(&["check", site.conf().to_str().unwrap()]).succeeded();
+    assert!(ran.stderr.contains("service 'g' has protocol grpcs"), "{}", ran.stderr);
+    let ran = site.run_with_conf(&["config", "parse", declared.to_str().unwrap()]).succeeded();
+    assert!(ran.stderr.contains("service 'g' has protocol grpcs"), "{}", ran.stderr);
+    let ran = site.run_with_conf(&["start"]).succeeded();
+    assert!(ran.stderr.contains("service 'g' has protocol grpcs"), "{}", ran.stderr);
 }
 
 #[test]
@@ -320,6 +349,29 @@ fn a_gateway_lives_in_the_background() {
     assert_eq!(site.run_with_prefix(&["reload"]).succeeded().stdout, "Kong reloaded\n");
     assert_ne!(hash(ask(&status, "GET /status").unwrap()), before);
 
+    // what only a restart can change stays as it is, and is said so; the rest is taken, with a word on what will not work
+    fs::write(&declared, "_format_version: '3.0'\nservices:\n- {name: g, url: 'grpc://127.0.0.1:2'}\n").unwrap();
+    for _ in 0..2 {
+        let mut reload = silverback(&["reload", "-p", site.prefix().to_str().unwrap()]);
+        reload.env("KONG_NGINX_WORKER_PROCESSES", "7").env("KONG_ADMIN_LISTEN", "off").env("KONG_LOG_LEVEL", "info");
+        let ran = Ran::from(reload.output().unwrap()).succeeded();
+        for remark in [
+            "nginx_worker_processes changed, which takes a restart",
+            "admin_listen changed, which takes a restart",
+            "service 'g' has protocol grpc",
+        ] {
+            assert!(ran.stderr.contains(remark), "no {remark:?} in: {}", ran.stderr);
+        }
+        let environment = fs::read_to_string(site.prefix().join(".kong_env")).unwrap();
+        assert!(environment.contains("log_level = info\n") && !environment.contains("= 7\n"), "{environment}");
+        let admin = format!("admin_listen = unix:{}\n", site.admin().display());
+        assert!(environment.contains(&admin), "{environment}");
+    }
+    wait_until("the log tells of it, too", || {
+        fs::read_to_string(site.prefix().join("logs/error.log"))
+            .is_ok_and(|log| log.contains("admin_listen changed, which takes a restart"))
+    });
+
     let drained = site.run_with_prefix(&["drain"]).succeeded().stdout;
     assert_eq!(drained, "Kong's status successfully changed to 'draining'\n");
     assert!(ask(&status, "GET /status/ready").unwrap().starts_with("HTTP/1.1 503 "));
@@ -352,6 +404,10 @@ fn in_foreground(site: &Site, mut command: Command) -> Child {
 #[test]
 fn a_foreground_gateway_obeys_signals() {
     let site = Site::new("nginx_daemon = off\n");
+    let proxy = site.path("proxy.sock");
+    let conf = fs::read_to_string(site.conf()).unwrap();
+    let conf = conf.replace("proxy_listen = off", &format!("proxy_listen = unix:{}", proxy.display()));
+    fs::write(site.conf(), conf).unwrap();
     for signal in ["TERM", "INT", "QUIT"] {
         let mut gateway = in_foreground(&site, silverback(&["start", "-c", site.conf().to_str().unwrap()]));
         let pid = gateway.id().to_string();
@@ -362,10 +418,12 @@ fn a_foreground_gateway_obeys_signals() {
         kill("USR1");
         wait_until("the log is opened again", || log.exists());
 
+        assert!(proxy.exists());
         kill(signal);
         assert_eq!(gateway.wait().unwrap().code(), Some(0), "{signal}");
-        assert!(!site.prefix().join("pids/nginx.pid").exists());
-        assert!(!site.admin().exists());
+        for path in [site.prefix().join("pids/nginx.pid"), site.admin(), site.path("status.sock"), proxy.clone()] {
+            assert!(!path.exists(), "{} after {signal}", path.display());
+        }
     }
 }
 

@@ -98,10 +98,11 @@ pub(super) enum Fate {
 }
 
 pub(super) fn fate(property: &str) -> Option<Fate> {
-    let (namespace, directive) = split(property)?;
-    if directive == "include" || directive.ends_with("_include") {
+    // In all spellings that have been seen: nginx_include, nginx_http_include, nginx_conf_include...
+    if property.starts_with("nginx_") && property.ends_with("_include") {
         return Some(Fate::Refused);
     }
+    let (namespace, directive) = split(property)?;
     let http = matches!(namespace, "nginx_http_" | "nginx_proxy_" | "nginx_location_");
     if (http && HTTP.contains(&directive)) || OTHERS.contains(&property) {
         return Some(Fate::Used);

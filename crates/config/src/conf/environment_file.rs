@@ -41,7 +41,7 @@ pub fn kong_env(settings: &Settings) -> String {
 /// The whole path of a plugin server's socket; `None` for other properties, and for references to secrets.
 fn socket(settings: &Settings, name: &str, value: &str) -> Option<String> {
     let stem = name.strip_prefix("pluginserver_")?.strip_suffix("_socket").filter(|_| !value.contains("{vault://"))?;
-    let server = settings.plugin_servers.iter().find(|server| server.name.replace('-', "_") == stem)?;
+    let server = settings.plugin_servers.iter().find(|server| super::plugin_servers::stem(&server.name) == stem)?;
     Some(server.socket.display().to_string())
 }
 

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use crate::settings::{AccessLog, LogEscape, LogFormat, LogTarget};
 
+use super::log_variables;
+
 const COMBINED: &str = r#"$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent""#;
 const KONG: &str = r#"$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" kong_request_id: "$kong_request_id""#;
 const BASIC: &str = "$remote_addr [$time_local] $protocol $status $bytes_sent $bytes_received $session_time";
@@ -41,6 +43,7 @@ impl Formats {
             return Err(format!("the format '{name}' has no text"));
         }
         let format = LogFormat { text: words.concat(), escape };
+        check_variables(&format.text)?;
         self.0.retain(|(known, _)| known != name);
         self.0.push((name.to_owned(), format));
         Ok(())
@@ -72,6 +75,29 @@ pub(super) fn target(path: &str, prefix: &Path) -> Result<LogTarget, String> {
         path if path.starts_with("syslog:") => return Err("logging to syslog is not supported".to_owned()),
         path => LogTarget::File(prefix.join(path)),
     })
+}
+
+/// Every `$name` and `${name}` must be a variable that there is; nginx refuses to start otherwise, and so a slip is seen
+/// before the log that was meant is missing.
+fn check_variables(text: &str) -> Result<(), String> {
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once('$') {
+        let (name, after) = match after.strip_prefix('{') {
+            Some(braced) => braced.split_once('}').ok_or("the closing bracket of a \"${\" is missing")?,
+            None => {
+                let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(after.len());
+                after.split_at(end)
+            }
+        };
+        if name.is_empty() {
+            return Err("a \"$\" stands before no name".to_owned());
+        }
+        if !log_variables::is_known(name) {
+            return Err(format!("unknown \"{name}\" variable"));
+        }
+        rest = after;
+    }
+    Ok(())
 }
 
 /// The words of an nginx directive: separated by blanks, or in single or double quotes.
@@ -125,5 +151,25 @@ mod tests {
         assert!(formats.define("x escape=yes 'a'").is_err());
         assert!(formats.define("x 'a").is_err());
         assert!(formats.define("x").is_err());
+    }
+
+    #[test]
+    fn variables_must_exist() {
+        for (text, expect) in [
+            ("$status ${uri}x $HTTP_A-$kong_request_id", None),
+            ("no variable", None),
+            ("$status $nonsense", Some("unknown \"nonsense\" variable")),
+            ("${statuses}", Some("unknown \"statuses\" variable")),
+            ("${status", Some("the closing bracket of a \"${\" is missing")),
+            ("5 $", Some("a \"$\" stands before no name")),
+            ("$ $status", Some("a \"$\" stands before no name")),
+        ] {
+            let problem = Formats::default().define(&format!("x '{text}'")).err();
+            assert_eq!(problem.as_deref(), expect, "{text}");
+        }
+        let builtin = Formats::default();
+        for name in ["combined", "kong_log_format"] {
+            assert_eq!(check_variables(&builtin.find(name).unwrap().text), Ok(()), "{name}");
+        }
     }
 }

@@ -15,7 +15,14 @@ pub(super) fn read(reader: &mut Reader<'_>, prefix: &Path) -> Vec<PluginServer> 
     let mut servers: Vec<PluginServer> = Vec::new();
     for name in reader.list("pluginserver_names") {
         let name = name.to_lowercase();
-        if name.is_empty() {
+        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
+            reader.problem(
+                "pluginserver_names",
+                format!(
+                    "pluginserver_names: '{name}' cannot be a name: it may have letters, digits, '-', '_' and '.' (a \
+                     comma separates one name from the next)"
+                ),
+            );
             continue;
         }
         if servers.iter().any(|server| server.name == name) {
@@ -40,8 +47,13 @@ pub(super) fn read(reader: &mut Reader<'_>, prefix: &Path) -> Vec<PluginServer> 
     servers
 }
 
+/// The name as it stands in the names of properties, which have letters, digits and underscores only.
+pub(super) fn stem(name: &str) -> String {
+    name.replace(['-', '.'], "_")
+}
+
 fn by_name(reader: &mut Reader<'_>, prefix: &Path, name: String) -> Option<PluginServer> {
-    let base = format!("pluginserver_{}_", name.replace('-', "_"));
+    let base = format!("pluginserver_{}_", stem(&name));
     let given = |suffix: &str| reader.given(&format!("{base}{suffix}")).map(|entry| entry.value.clone());
     let socket = given("socket").map_or_else(|| prefix.join(format!("{name}.socket")), |path| absolute(&path));
     let executable = format!("{BIN}/{name}");
@@ -75,12 +87,12 @@ fn unclaimed(reader: &mut Reader<'_>, servers: &[PluginServer]) {
             continue;
         }
         let owner = servers.iter().any(|server| {
-            let stem = server.name.replace('-', "_");
+            let stem = stem(&server.name);
             SUFFIXES.iter().any(|suffix| rest.strip_prefix(stem.as_str()) == Some(format!("_{suffix}").as_str()))
         });
         let failed = SUFFIXES.iter().any(|suffix| {
             rest.strip_suffix(suffix).and_then(|stem| stem.strip_suffix('_')).is_some_and(|stem| {
-                reader.list("pluginserver_names").iter().any(|known| known.to_lowercase().replace('-', "_") == stem)
+                reader.list("pluginserver_names").iter().any(|known| self::stem(&known.to_lowercase()) == stem)
             })
         });
         if !owner && !failed {

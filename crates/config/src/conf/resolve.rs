@@ -83,14 +83,9 @@ fn dereference_all(raw: &mut RawConf, env: &BTreeMap<String, String>) -> Vec<(Op
 
 fn assemble(reader: &mut Reader<'_>, ignored: Vec<IgnoredProperty>, written: &RawConf) -> Settings {
     let prefix = absolute(&reader.text("prefix").unwrap_or_else(|| "/usr/local/kong/".to_owned()));
-    match reader.text("database").as_deref() {
-        Some("off") | None => {}
-        Some(database) if reader.given("database").is_some() => {
-            let message = format!("database = {database} is not supported yet: use database = off");
-            reader.problem("database", message);
-        }
-        // Kong's default is postgres; a node without a database is what runs here.
-        Some(_) => {}
+    // Kong's default is postgres; where nothing is said, a node without a database is what runs here.
+    if reader.given("database").is_some_and(|entry| entry.value == "postgres") {
+        reader.problem("database", "database = postgres is not supported yet: use database = off".to_owned());
     }
     let listens = |reader: &mut Reader<'_>, name: &str, subsystem| -> Vec<Listen> {
         let entries = reader.list(name);
@@ -103,6 +98,12 @@ fn assemble(reader: &mut Reader<'_>, ignored: Vec<IgnoredProperty>, written: &Ra
     let admin_listen = listens(reader, "admin_listen", Subsystem::Http);
     let status_listen = listens(reader, "status_listen", Subsystem::Http);
     let stream_listen = listens(reader, "stream_listen", Subsystem::Stream);
+    warn_of_streams(reader, &stream_listen);
+    for (name, listens) in
+        [("proxy_listen", &proxy_listen), ("admin_listen", &admin_listen), ("status_listen", &status_listen)]
+    {
+        refuse_proxy_protocol(reader, name, listens);
+    }
     unique_addresses(
         reader,
         &[
@@ -171,9 +172,30 @@ fn written_properties(written: &RawConf) -> Vec<(String, String)> {
                 || name.starts_with("vault_")
         })
         .filter(|(name, _)| *name != "nginx_http_log_format")
-        .map(|(name, entry)| (name.to_owned(), entry.value.clone()))
+        .map(|(name, entry)| (name.to_owned(), from_anywhere(name, &entry.value)))
         .chain(written.log_formats.iter().map(|entry| ("nginx_http_log_format".to_owned(), entry.value.clone())))
         .collect()
+}
+
+/// The value of a property with the paths in it made whole: `.kong_env` is read from other directories, too.
+fn from_anywhere(name: &str, value: &str) -> String {
+    let whole = |path: &str| absolute(path).display().to_string();
+    match name {
+        _ if value.contains("{vault://") => value.to_owned(),
+        "error_template_html" | "error_template_json" | "error_template_plain" | "error_template_xml" => whole(value),
+        // These may be the text itself, or base64 of it: what is a file is known by being there.
+        "ssl_cert"
+        | "ssl_cert_key"
+        | "admin_ssl_cert"
+        | "admin_ssl_cert_key"
+        | "status_ssl_cert"
+        | "status_ssl_cert_key" => {
+            let parts = split_list(value).into_iter();
+            let parts = parts.map(|part| if Path::new(&part).exists() { whole(&part) } else { part });
+            parts.collect::<Vec<_>>().join(",")
+        }
+        _ => value.to_owned(),
+    }
 }
 
 /// The path as seen from the directory in which the configuration is loaded.
@@ -188,21 +210,40 @@ fn alias(reader: &Reader<'_>, directive: &str, property: &str) -> Option<String>
     reader.given(directive).map(|entry| entry.value.clone()).or_else(|| reader.text(property))
 }
 
+/// An address that nobody listens on is not for a summary to boast of: whoever asked for it hears so.
+fn warn_of_streams(reader: &mut Reader<'_>, listens: &[Listen]) {
+    if let Some(entry) = reader.given("stream_listen")
+        && !listens.is_empty()
+    {
+        let place = reader.place(&entry.origin);
+        reader.warn(format!(
+            "{place}: stream_listen: streams are not supported yet, nothing listens on {}; remove the property or set \
+             it to off",
+            listens.iter().map(|listen| listen.address.to_string()).collect::<Vec<_>>().join(", ")
+        ));
+    }
+}
+
+fn refuse_proxy_protocol(reader: &mut Reader<'_>, name: &str, listens: &[Listen]) {
+    for listen in listens.iter().filter(|listen| listen.proxy_protocol) {
+        let message = format!(
+            "{name}: {}: the PROXY protocol is not supported yet; remove proxy_protocol from the listener",
+            listen.address
+        );
+        reader.problem(name, message);
+    }
+}
+
 fn unique_addresses(reader: &mut Reader<'_>, groups: &[(&str, &[Listen])]) {
     let mut seen: Vec<(&Listen, &str)> = Vec::new();
     for (name, listens) in groups {
         for listen in *listens {
             let before = seen.iter().find(|(known, _)| known.address == listen.address && known.udp == listen.udp);
             if let Some((_, owner)) = before {
-                let message = match &listen.address {
-                    ListenAddress::Tcp(address) if address.port() == 0 => continue,
-                    ListenAddress::Tcp(address) => {
-                        format!("{name}: {address} is listened on by {owner} already")
-                    }
-                    ListenAddress::Unix(path) => {
-                        format!("{name}: {} is listened on by {owner} already", path.display())
-                    }
-                };
+                if matches!(&listen.address, ListenAddress::Tcp(address) if address.port() == 0) {
+                    continue;
+                }
+                let message = format!("{name}: {} is listened on by {owner} already", listen.address);
                 reader.problem(name, message);
             } else {
                 seen.push((listen, name));

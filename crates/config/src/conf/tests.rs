@@ -74,7 +74,11 @@ fn every_problem_has_its_place() {
     for (text, variables, expect) in [
         ("log_level = loud", &[][..], "/k:1: log_level has an invalid value: 'loud' (debug, info,"),
         ("\n\ndatabase = postgres", &[], "/k:3: database = postgres is not supported yet: use database = off"),
-        ("", &[("KONG_DATABASE", "cassandra")], "KONG_DATABASE: database = cassandra is not supported yet"),
+        (
+            "",
+            &[("KONG_DATABASE", "cassandra")],
+            "KONG_DATABASE: database has an invalid value: 'cassandra' (postgres, off)",
+        ),
         ("proxy_listen = x", &[], "/k:1: proxy_listen must be of form"),
         ("", &[("KONG_ADMIN_LISTEN", "1.1.1.1")], "KONG_ADMIN_LISTEN: admin_listen must be of form"),
         ("proxy_listen = 127.0.0.1:8001", &[], "admin_listen: 127.0.0.1:8001 is listened on by proxy_listen already"),
@@ -91,6 +95,17 @@ fn every_problem_has_its_place() {
         ("declarative_config = /nope.yml", &[], "/k:1: declarative_config: no file at /nope.yml"),
         ("nginx_http_client_max_body_size = big", &[], "/k:1: nginx_http_client_max_body_size is not a size: 'big'"),
         ("nginx_proxy_send_timeout = x", &[], "/k:1: nginx_proxy_send_timeout is not a time: 'x'"),
+        ("nginx_conf_include = /x", &[], "/k:1: nginx_conf_include: nginx configuration files are not supported"),
+        ("nginx_include = /x", &[], "/k:1: nginx_include: nginx configuration files are not supported"),
+        ("nginx_http_x_include = /x", &[], "/k:1: nginx_http_x_include: nginx configuration files are not supported"),
+        (
+            "proxy_listen = 127.0.0.1:1 proxy_protocol",
+            &[],
+            "/k:1: proxy_listen: 127.0.0.1:1: the PROXY protocol is not",
+        ),
+        ("\nadmin_listen = unix:/a proxy_protocol", &[], "/k:2: admin_listen: unix:/a: the PROXY protocol is not"),
+        ("pluginserver_names = a b", &[], "/k:1: pluginserver_names: 'a b' cannot be a name: it may have letters,"),
+        ("nginx_http_log_format = x '$nope'", &[], "/k:1: nginx_http_log_format: unknown \"nope\" variable"),
         ("nginx_http_include = /x", &[], "/k:1: nginx_http_include: nginx configuration files are not supported"),
         ("nginx_worker_processes = 0", &[], "/k:1: nginx_worker_processes must be 'auto' or an integer between 1 and"),
         ("nginx_http_log_format = x", &[], "/k:1: nginx_http_log_format: must be of form"),
@@ -180,6 +195,56 @@ fn access_logs_pick_their_format_by_name() {
     assert_eq!(settings.logs.admin_access.format.text, "{\"s\":$status}");
     assert_eq!(settings.logs.admin_access.format.escape, LogEscape::Json);
     assert_eq!(settings.logs.status_access.target, LogTarget::Off);
+}
+
+#[test]
+fn streams_are_warned_of_and_listed() {
+    let set = loaded("\nstream_listen = 127.0.0.1:29000, 127.0.0.1:29443 ssl", &[]);
+    assert_eq!(
+        set.warnings,
+        ["/etc/kong.conf:2: stream_listen: streams are not supported yet, nothing listens on 127.0.0.1:29000, \
+          127.0.0.1:29443; remove the property or set it to off"]
+    );
+    assert!(set.settings.ignored.iter().any(|property| property.name == "stream_listen" && property.important));
+    let off = loaded("stream_listen = off", &[]);
+    assert_eq!(off.warnings, Vec::<String>::new());
+    assert!(off.settings.ignored.iter().all(|property| !property.important));
+}
+
+#[test]
+fn dotted_server_names_have_underscores_in_properties() {
+    let settings =
+        settings("pluginserver_names = a.b-c\npluginserver_a.b-c_query_cmd = q\npluginserver_a_b_c_start_cmd = s\n");
+    let [server] = &settings.plugin_servers[..] else { panic!("{:?}", settings.plugin_servers) };
+    assert_eq!(
+        (server.name.as_str(), server.query_cmd.as_str(), server.start_cmd.as_deref()),
+        ("a.b-c", "q", Some("s"))
+    );
+}
+
+#[test]
+fn written_paths_are_whole() {
+    let here = tempfile::tempdir_in(".").unwrap();
+    let directory = Path::new(here.path().file_name().unwrap());
+    let relative = |name: &str| {
+        std::fs::write(directory.join(name), "_format_version: '3.0'").unwrap();
+        directory.join(name).display().to_string()
+    };
+    let (template, declared, certificate) = (relative("t.json"), relative("k.yml"), relative("c.pem"));
+    let loaded = loaded(
+        &format!(
+            "proxy_listen = off\nstatus_listen = off\nadmin_listen = off\nerror_template_json = {template}\n\
+             declarative_config = {declared}\nssl_cert = {certificate}, dGV4dA==\nssl_cert_key = {{vault://env/key}}"
+        ),
+        &[("KEY", "text")],
+    );
+    let written = kong_env(&loaded.settings);
+    let current = std::env::current_dir().unwrap();
+    for (name, path) in [("error_template_json", template), ("declarative_config", declared)] {
+        assert!(written.contains(&format!("{name} = {}\n", current.join(path).display())), "{written}");
+    }
+    assert!(written.contains(&format!("ssl_cert = {},dGV4dA==\n", current.join(certificate).display())), "{written}");
+    assert!(written.contains("ssl_cert_key = {vault://env/key}\n"), "{written}");
 }
 
 #[test]

@@ -108,6 +108,15 @@ impl Kind {
         }
     }
 
+    /// The field of which a value may be there only once for a route, service and consumer.
+    pub(super) const fn unique_in_scope(self) -> Option<&'static str> {
+        match self {
+            Self::Plugin => Some("name"),
+            Self::Credential(CredentialKind::Acl) => Some("group"),
+            _ => None,
+        }
+    }
+
     /// The fields that Kong derives an id from, where it does not take the endpoint key.
     pub(super) const fn cache_key(self) -> Option<&'static [&'static str]> {
         match self {

@@ -37,7 +37,8 @@ impl Errors {
     }
 }
 
-pub(super) fn link(entities: Vec<Entity>) -> Result<Vec<Linked>, Violations> {
+/// Links what has been declared; entities that are wrong by themselves count as declared.
+pub(super) fn link(entities: Vec<Entity>, unreadable: &HashSet<Kind>) -> Result<Vec<Linked>, Violations> {
     let mut errors = Errors::default();
     let mut by_id: HashSet<(Kind, Id)> = HashSet::with_capacity(entities.len());
     let mut by_key: HashMap<(Kind, String), Id> = HashMap::with_capacity(entities.len());
@@ -50,6 +51,7 @@ pub(super) fn link(entities: Vec<Entity>) -> Result<Vec<Linked>, Violations> {
         for (field, to, reference) in std::mem::take(&mut entity.references) {
             match resolve(to, &reference, &by_id, &by_key) {
                 Some(id) => ids.push((field, id)),
+                None if unreadable.contains(&to) => {}
                 None => dangling(&entity, field, to, &reference, &mut errors),
             }
         }
@@ -144,11 +146,7 @@ fn unique_scopes(linked: &[Linked], errors: &mut Errors) {
     let mut seen: HashMap<(Kind, &str, [Option<Id>; 3]), Id> = HashMap::new();
     for item in linked {
         let entity = &item.entity;
-        let name = match entity.kind {
-            Kind::Plugin => "name",
-            Kind::Credential(CredentialKind::Acl) => "group",
-            _ => continue,
-        };
+        let Some(name) = entity.kind.unique_in_scope() else { continue };
         let Some(name) = entity.fields.get(name).and_then(Json::as_str) else { continue };
         let scope = ["route", "service", "consumer"].map(|field| item.reference(field));
         let before = seen.insert((entity.kind, name, scope), entity.id);

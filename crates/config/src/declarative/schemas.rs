@@ -97,7 +97,11 @@ static SCHEMAS: LazyLock<Schemas> = LazyLock::new(|| Schemas {
     plugin: plugin(),
     ca_certificate: ca_certificate(),
     vault: vault(),
-    key_auth: credential(&json!([{"key": {"type": "string", "auto": true}}]), &Json::Null),
+    // 9999-12-31, as a date that is to be told apart from a time to live; see `Credential::expires_at`.
+    key_auth: credential(
+        &json!([{"key": {"type": "string", "auto": true}}, {"ttl": {"type": "integer", "between": [0, 253_402_300_799_i64]}}]),
+        &Json::Null,
+    ),
     basic_auth: credential(
         &json!([{"username": {"type": "string", "required": true}}, {"password": {"type": "string", "required": true}}]),
         &Json::Null,

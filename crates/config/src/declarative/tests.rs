@@ -307,6 +307,52 @@ fn everything_wrong_is_told_at_once_with_its_line() {
 }
 
 #[test]
+fn what_is_wrong_between_entities_is_told_with_the_rest() {
+    assert_eq!(
+        bad("services: [{name: s, host: h, port: x}, {name: t, host: h}, {name: t, host: i}]\n\
+             routes: [{name: r, service: s, paths: [a]}, {name: q, service: gone, paths: [/]}]\n\
+             plugins: [{name: mine, route: r}, {name: mine, route: r, config: {count: x}}]"),
+        [
+            "services[0].port: expected an integer",
+            "routes[0].paths[0]: should start with: / (fixed path) or ~/ (regex path)",
+            "plugins[1].config.count: expected an integer",
+            "services[2]: uniqueness violation: 'services' entity with name set to 't' already declared",
+            &duplicate_plugin(),
+            "routes[1].service: invalid reference 'service: gone' (no such entry in 'services')",
+        ]
+    );
+    // Nobody is blamed for naming what could not be read.
+    assert_eq!(bad("services: s\nroutes: [{service: s, paths: [/]}]"), ["services: expected an array"]);
+}
+
+/// The id is derived from the fields that two such plugins have in common.
+fn duplicate_plugin() -> String {
+    let found = bad("routes: [{name: r, paths: [/]}]\nplugins: [{name: mine, route: r}, {name: mine, route: r}]");
+    let [found] = <[String; 1]>::try_from(found).unwrap();
+    assert!(found.starts_with("plugins[1]: uniqueness violation: 'plugins' entity with primary key set to"), "{found}");
+    found
+}
+
+#[test]
+fn keys_may_expire() {
+    let snapshot = good(
+        "consumers:\n- username: a\n  keyauth_credentials:\n  - {key: never}\n  - {key: soon, created_at: 100, ttl: 5}\n  \
+         - {key: dated, ttl: 1800000000}\n  - {key: gone, ttl: 0}",
+    );
+    for (key, expect) in [("never", None), ("soon", Some(105)), ("dated", Some(1_800_000_000)), ("gone", Some(NOW))] {
+        let credential = snapshot.directory.credential(CredentialKind::KeyAuth, key).unwrap();
+        assert_eq!(credential.expires_at(), expect, "{key}");
+    }
+    for (ttl, expect) in [("x", "expected an integer"), ("-1", "value should be between 0 and")] {
+        let [found] = <[String; 1]>::try_from(bad(&format!(
+            "consumers: [{{username: a, keyauth_credentials: [{{key: k, ttl: {ttl}}}]}}]"
+        )))
+        .unwrap();
+        assert!(found.starts_with(&format!("consumers[0].keyauth_credentials[0].ttl: {expect}")), "{found}");
+    }
+}
+
+#[test]
 fn consumers_and_credentials() {
     let snapshot = good(
         "consumers:\n- username: ann\n  custom_id: c1\n  keyauth_credentials: [{key: k1}, {}]\n  \

@@ -1,5 +1,7 @@
 //! From the tree of a file to a flat list of entities: each is checked against its schema and gets its id.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value as Json};
 use silverback_model::{BUNDLED_IN_KONG, Catalogue, CredentialKind, Id, schema::ErrorTree};
 
@@ -10,12 +12,13 @@ use super::{DeclarativeProblem, Violations, certificates, identity::Ids, kinds::
 const FORMAT_VERSIONS: [&str; 3] = ["1.1", "2.1", "3.0"];
 const REQUIRED: &str = "required field missing";
 
-/// An entity that is right by itself.
+/// An entity. If something is wrong with it or another one, its only use is that others may refer to it, so that these
+/// are not blamed.
 #[derive(Debug)]
 pub(super) struct Entity {
     pub(super) kind: Kind,
     pub(super) id: Id,
-    /// Processed; references are taken out.
+    /// Processed; references are taken out. Of an entity that is wrong by itself, only what others know it by.
     pub(super) fields: Map<String, Json>,
     pub(super) references: Vec<(&'static str, Kind, Reference)>,
     pub(super) place: Place,
@@ -48,15 +51,27 @@ struct Parent {
     field: &'static str,
 }
 
-pub(super) fn walk(
-    mut root: Map<String, Json>,
-    catalogue: &Catalogue,
-    enabled: &EnabledPlugins,
-    now: i64,
-) -> Result<Vec<Entity>, Violations> {
+/// Everything that a configuration declares.
+pub(super) struct Walked {
+    pub(super) entities: Vec<Entity>,
+    /// Kinds of which an entity could not be read at all: who knows what it was called.
+    pub(super) unreadable: HashSet<Kind>,
+    /// What is wrong with the entities, each looked at by itself.
+    pub(super) violations: Option<Violations>,
+}
+
+pub(super) fn walk(mut root: Map<String, Json>, catalogue: &Catalogue, enabled: &EnabledPlugins, now: i64) -> Walked {
     let mut errors = ErrorTree::default();
     let transform = header(&mut root, &mut errors);
-    let mut walker = Walker { catalogue, enabled, now, transform, ids: Ids::default(), entities: Vec::new() };
+    let mut walker = Walker {
+        catalogue,
+        enabled,
+        now,
+        transform,
+        ids: Ids::default(),
+        entities: Vec::new(),
+        unreadable: HashSet::new(),
+    };
     for kind in Kind::ALL {
         if !walker.knows(kind) {
             continue;
@@ -72,7 +87,8 @@ pub(super) fn walk(
     for name in root.keys() {
         *errors.field_mut(name) = unknown_collection(name).into();
     }
-    if errors.is_empty() { Ok(walker.entities) } else { Err(violations(errors)) }
+    let violations = (!errors.is_empty()).then(|| violations(errors));
+    Walked { entities: walker.entities, unreadable: walker.unreadable, violations }
 }
 
 fn violations(fields: ErrorTree) -> Violations {
@@ -145,6 +161,7 @@ struct Walker<'a> {
     transform: bool,
     ids: Ids,
     entities: Vec<Entity>,
+    unreadable: HashSet<Kind>,
 }
 
 impl Walker<'_> {
@@ -164,6 +181,7 @@ impl Walker<'_> {
             Json::Object(map) if map.is_empty() => return,
             _ => {
                 *errors = "expected an array".into();
+                self.unreadable.insert(kind);
                 return;
             }
         };
@@ -181,6 +199,7 @@ impl Walker<'_> {
                     continue;
                 }
                 _ => {
+                    self.unreadable.insert(kind);
                     *errors.item_mut(at) = "expected a record".into();
                     continue;
                 }
@@ -214,19 +233,25 @@ impl Walker<'_> {
             item.insert("id".to_owned(), Json::from(id.to_string()));
         }
         self.dates(kind, &mut item);
-        match self.check(kind, item) {
+        let known_by = known_by(kind, &item);
+        let fields = match self.check(kind, item) {
             Ok(mut fields) => {
                 self.cross_check(kind, &fields, errors);
                 for foreign in kind.foreign() {
                     fields.shift_remove(foreign.field);
                 }
-                if errors.is_empty() {
+                errors.is_empty().then(|| {
                     self.complete(kind, &mut fields, &references);
-                    self.entities.push(Entity { kind, id, fields, references, place: place.clone() });
-                }
+                    fields
+                })
             }
-            Err(tree) => merge(errors, tree),
-        }
+            Err(tree) => {
+                merge(errors, tree);
+                None
+            }
+        };
+        let fields = fields.unwrap_or(known_by);
+        self.entities.push(Entity { kind, id, fields, references, place: place.clone() });
         // What is nested is looked at even if this entity is wrong, so that everything is reported at once.
         for (child, field, value) in children {
             let mut found = ErrorTree::default();
@@ -407,6 +432,12 @@ fn references(
         }
     }
     found
+}
+
+/// The fields by which others may name an entity, and by which it must be unique.
+fn known_by(kind: Kind, item: &Map<String, Json>) -> Map<String, Json> {
+    let names = kind.endpoint_key().into_iter().chain(kind.unique().iter().copied()).chain(kind.unique_in_scope());
+    names.filter_map(|name| item.get(name).map(|value| (name.to_owned(), value.clone()))).collect()
 }
 
 fn merge(errors: &mut ErrorTree, other: ErrorTree) {

@@ -115,6 +115,29 @@ fn a_key_tells_who_it_is() {
 }
 
 #[test]
+fn a_key_that_has_expired_is_none() {
+    for (created_at, ttl, known) in [
+        (1_000_000_000, json!(null), true),
+        (1_000_000_000, json!(1), true),
+        (999_999_999, json!(1), false),
+        (1_000_000_000, json!(0), false),
+        (0, json!(1_000_000_001), true),
+        (0, json!(1_000_000_000), false),
+    ] {
+        let mut exchange = with_header("apikey", "k");
+        let consumer = exchange.directory.consumer(Id::from_u128(1)).unwrap().as_ref().clone();
+        let mut key = exchange.directory.credential(CredentialKind::KeyAuth, "k").unwrap().as_ref().clone();
+        key.fields.extend([("created_at".to_owned(), json!(created_at)), ("ttl".to_owned(), ttl.clone())]);
+        exchange.directory = Directory::new(vec![consumer], vec![key]).into();
+        if known {
+            lets_through(exchange, json!({}));
+        } else {
+            refuses(exchange, json!({}), 401, "Unauthorized");
+        }
+    }
+}
+
+#[test]
 fn refusals() {
     let exit = refuses(exchange(), json!({}), 401, "No API key found in request");
     assert_eq!(exit.headers["www-authenticate"], "Key");

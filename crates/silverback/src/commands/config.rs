@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use silverback_config::advice;
+
 use super::warn_of_nginx_flags;
 use crate::{
     assemble::{self, AssembleError, Declared},
@@ -24,7 +26,9 @@ pub(super) fn run(options: &Config, console: Console) -> Result<(), CommandError
         "parse" => match &options.file {
             Some(file) => parse(file, options, console),
             None => Err(CommandError::Usage(
-                "expected a declarative configuration file; see `silverback config --help`".to_owned(),
+                "the 'parse' command needs a <file> argument, a declarative configuration file\n\
+                 silverback config parse <file>"
+                    .to_owned(),
             )),
         },
         "init" => init(options.file.as_deref().unwrap_or_else(|| Path::new(EXAMPLE_FILE))),
@@ -50,7 +54,8 @@ fn parse(file: &Path, options: &Config, console: Console) -> Result<(), CommandE
     let found = found.map_err(failed)?;
     found.warnings.iter().for_each(|warning| console.warn(warning));
     let declared = Declared::read(file).map_err(failed)?;
-    assemble::snapshot(Some(&declared), &found.catalogue, &settings).map_err(failed)?;
+    let snapshot = assemble::snapshot(Some(&declared), &found.catalogue, &settings).map_err(failed)?;
+    advice(&snapshot, &found.catalogue).iter().for_each(|remark| console.warn(remark));
     console.info("parse successful");
     Ok(())
 }

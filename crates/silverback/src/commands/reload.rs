@@ -27,8 +27,10 @@ pub(super) fn run(options: &Reload, console: Console) -> Result<(), CommandError
         return Err(CommandError::NotRunning(prefix));
     }
     let settings = conf::load_for_reload(file, &prefix, console)?;
+    let running = conf::load_in_gateway(&prefix).ok().map(|loaded| loaded.settings);
     let before = fs::read(environment_file(&prefix)).ok();
-    prefix::prepare(&settings, console).map_err(|source| CommandError::Prefix { prefix: prefix.clone(), source })?;
+    prefix::prepare_for_reload(&settings, running.as_ref(), console)
+        .map_err(|source| CommandError::Prefix { prefix: prefix.clone(), source })?;
     verdict::forget(&prefix);
     send(&prefix, Signal::SIGHUP, console)?;
     let mut verdict = None;
@@ -37,7 +39,10 @@ pub(super) fn run(options: &Reload, console: Console) -> Result<(), CommandError
         verdict.is_some() || pidfile::running(&prefix).is_none()
     });
     match verdict {
-        Some(Verdict::Accepted) => console.info("Kong reloaded"),
+        Some(Verdict::Accepted(remarks)) => {
+            remarks.iter().for_each(|remark| console.warn(remark));
+            console.info("Kong reloaded");
+        }
         Some(Verdict::Refused(message)) => {
             restore(&prefix, before, console);
             return Err(CommandError::ReloadRefused(message));

@@ -15,7 +15,7 @@ pub(super) fn run(options: &Vault, console: Console) -> Result<(), CommandError>
     }
     let Some(reference) = &options.reference else {
         return Err(CommandError::Usage(
-            "the 'get' command needs a <reference> argument \nkong vault get <reference>".to_owned(),
+            "the 'get' command needs a <reference> argument\nsilverback vault get <reference>".to_owned(),
         ));
     };
     let sources = Sources::new(options.files.conf.as_deref(), options.files.prefix.as_deref());

@@ -8,7 +8,8 @@ use std::{
 /// What became of a new configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    Accepted,
+    /// With what is worth telling, a line each.
+    Accepted(Vec<String>),
     Refused(String),
 }
 
@@ -27,14 +28,24 @@ pub(crate) fn read(prefix: &Path) -> Option<Verdict> {
     let text = fs::read_to_string(path(prefix)).ok()?;
     match text.strip_prefix(REFUSED) {
         Some(message) => Some(Verdict::Refused(message.to_owned())),
-        None => (text == ACCEPTED).then_some(Verdict::Accepted),
+        None => {
+            let mut lines = text.lines();
+            (lines.next() == Some(ACCEPTED)).then(|| Verdict::Accepted(lines.map(str::to_owned).collect()))
+        }
     }
 }
 
 /// Appears in one step, so that nobody reads half a verdict. A failure is not told: the error log has the verdict, too.
 pub(super) fn write(prefix: &Path, verdict: &Verdict) {
     let text = match verdict {
-        Verdict::Accepted => ACCEPTED.to_owned(),
+        Verdict::Accepted(remarks) => {
+            let mut text = ACCEPTED.to_owned();
+            for remark in remarks {
+                text.push('\n');
+                text.push_str(&remark.replace('\n', " "));
+            }
+            text
+        }
         Verdict::Refused(message) => format!("{REFUSED}{message}"),
     };
     let path = path(prefix);
@@ -51,7 +62,11 @@ mod tests {
         let prefix = tempfile::tempdir().unwrap();
         fs::create_dir(prefix.path().join("pids")).unwrap();
         assert_eq!(read(prefix.path()), None);
-        for verdict in [Verdict::Accepted, Verdict::Refused("in 'services':\n  - bad".to_owned())] {
+        for verdict in [
+            Verdict::Accepted(Vec::new()),
+            Verdict::Accepted(vec!["one".to_owned(), "two".to_owned()]),
+            Verdict::Refused("in 'services':\n  - bad".to_owned()),
+        ] {
             write(prefix.path(), &verdict);
             assert_eq!(read(prefix.path()), Some(verdict));
         }
