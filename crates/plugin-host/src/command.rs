@@ -27,11 +27,15 @@ pub(crate) fn shell(line: &str, main_env: &[String]) -> Command {
     command
 }
 
-/// Whether a variable holds a secret of the gateway.
+/// Whether a variable holds a secret of the gateway: by its name, or because what it configures (entities, a proxy's
+/// URL, the sessions and log-in of Kong Manager) has secrets in it.
 fn is_secret(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     name.strip_prefix("KONG_").is_some_and(|rest| {
-        ["PASSWORD", "PASSWD", "SECRET", "TOKEN", "KEY", "CREDENTIAL", "LICENSE"].iter().any(|word| rest.contains(word))
+        let words = ["PASSWORD", "PASSWD", "SECRET", "TOKEN", "KEY", "CREDENTIAL", "LICENSE"];
+        words.iter().any(|word| rest.contains(word))
+            || matches!(rest, "DECLARATIVE_CONFIG_STRING" | "PROXY_SERVER")
+            || ["_SESSION_CONF", "_AUTH_CONF"].iter().any(|end| rest.ends_with(end))
     })
 }
 
@@ -45,6 +49,14 @@ mod tests {
         check("KONG_PG_PASSWORD", true);
         check("KONG_SSL_CERT_KEY", true);
         check("KONG_KONNECT_TOKEN", true);
+        check("KONG_DECLARATIVE_CONFIG_STRING", true);
+        check("KONG_PROXY_SERVER", true);
+        check("KONG_ADMIN_GUI_SESSION_CONF", true);
+        check("KONG_PORTAL_SESSION_CONF", true);
+        check("KONG_ADMIN_GUI_AUTH_CONF", true);
+        check("KONG_DECLARATIVE_CONFIG", false);
+        check("KONG_PROXY_SERVER_SSL_VERIFY", false);
+        check("KONG_PROXY_LISTEN", false);
         check("KONG_PREFIX", false);
         check("DB_PASSWORD", false);
     }

@@ -50,6 +50,9 @@ pub(crate) enum Broken {
     /// The server closed the connection, or died, before it had read what was sent.
     #[error("the server went away before it read the message")]
     Unread,
+    /// More came than was asked for.
+    #[error("the server's answers are out of step")]
+    OutOfStep,
     #[error("{0}")]
     Io(io::Error),
     #[error("{0}")]
@@ -106,14 +109,24 @@ impl Connection {
         self.sequence
     }
 
-    /// Writes what is in `output`, in one go if the socket takes it.
+    /// The number given last.
+    pub(crate) const fn last_sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    /// Writes what is in `output`, in one go if the socket takes it. If it is dropped on the way, what was not written
+    /// stays in `output`, so that it can be gone on with.
     pub(crate) async fn flush(&mut self) -> Result<(), Broken> {
-        let written = self.stream.write_all(&self.output).await;
-        self.output.clear();
-        if self.output.capacity() > KEPT_BUFFER {
+        let large = self.output.capacity() > KEPT_BUFFER;
+        while self.output.has_remaining() {
+            if self.stream.write_buf(&mut self.output).await? == 0 {
+                return Err(Broken::Io(io::ErrorKind::WriteZero.into()));
+            }
+        }
+        if large {
             self.output = BytesMut::with_capacity(READ_AHEAD);
         }
-        written.map_err(Broken::from)
+        Ok(())
     }
 
     /// Writes what is in `output` as far as the socket takes it now; for a last word before closing.
@@ -148,7 +161,23 @@ impl Connection {
 
     /// Whether another event can run on it: what was read ahead must be what is still owed, or nothing.
     pub(crate) fn is_in_step(&self) -> bool {
-        self.owed.is_some() || self.input.is_empty()
+        self.input.is_empty() || (self.owed.is_some() && protobuf::is_one_frame(&self.input))
+    }
+
+    /// Makes a connection to a ProtoBuf server ready for another event: takes the `RpcReturn` of the one before. Nothing
+    /// else may have come. A PDK call in there would be that of a handler which is over (a goroutine that it left
+    /// behind), and would run on the exchange of another request.
+    pub(crate) async fn settle(&mut self) -> Result<(), Broken> {
+        let Some(owed) = self.owed.take() else { return Ok(()) };
+        if protobuf::Answer::decode(self.frame().await?)?.sequence != owed {
+            return Err(Broken::OutOfStep);
+        }
+        match self.stream.try_read_buf(&mut self.input) {
+            Ok(0) => Err(Broken::Closed),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error.into()),
+            _ if self.input.is_empty() => Ok(()),
+            _ => Err(Broken::OutOfStep),
+        }
     }
 
     /// Reads what is there. The buffer grows with what has come, not with what a header promises.

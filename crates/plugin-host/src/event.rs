@@ -20,12 +20,12 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use crate::{
     EventFailure, FailureKind, Host, Instance,
     connection::{Broken, Connection, connect},
-    server::{Identity, Server},
+    server::{MAX_PARKED, Server},
 };
 
-mod msgpack;
+pub(crate) mod msgpack;
 mod protobuf;
-mod release;
+pub(crate) mod release;
 
 /// Idle connections that a worker keeps to one server.
 const MAX_IDLE: usize = 128;
@@ -95,7 +95,7 @@ enum Done {
 }
 
 /// What an abandoned handler does.
-enum Handler {
+pub(crate) enum Handler {
     /// It runs; the answer to the request with this number is outstanding.
     Running { request: u32 },
     /// It waits for the result of a PDK call.
@@ -123,6 +123,10 @@ impl Connections {
         let server = &instance.server;
         let give_up = Instant::now() + server.deadlines.ready;
         let mut again = false;
+        if server.is_crowded() {
+            let message = format!("more than {MAX_PARKED} of its handlers have not ended; it should be restarted");
+            return Err(self.failure(instance, phase, FailureKind::Unavailable, message).await);
+        }
         loop {
             let started = self.host.running(instance).await;
             let started = match started {
@@ -155,9 +159,17 @@ impl Connections {
                 }
                 Err(stop) => stop,
             };
+            // A process that is not ours may have been replaced unseen, and MessagePack servers count their instances
+            // from 0: the numbers of the old process would be those of other instances in the new one.
+            let elsewhere = !server.managed && server.protocol == WireProtocol::MsgPack;
             let (kind, message) = match stop {
                 // it was closed while it was idle; the pool may hold more of them, but not for ever
-                Stop::Unsent(_) if pooled => continue,
+                Stop::Unsent(_) if pooled => {
+                    if elsewhere {
+                        server.doubt(started.epoch);
+                    }
+                    continue;
+                }
                 // its process is ending: what counts is that it has seen nothing of the event
                 Stop::Unsent(_) if Instant::now() < give_up => {
                     server.doubt(started.epoch);
@@ -170,8 +182,7 @@ impl Connections {
                 }
                 Stop::Unsent(message) | Stop::Unknown(message) => (FailureKind::Closed, message),
                 Stop::Failed(kind, message) => {
-                    let certain = server.condition().identity.is_some_and(Identity::is_certain);
-                    if kind == FailureKind::Closed && server.protocol == WireProtocol::MsgPack && !certain {
+                    if kind == FailureKind::Closed && elsewhere {
                         server.doubt(started.epoch);
                     }
                     (kind, message)
@@ -200,7 +211,10 @@ impl Connections {
         {
             let mut pools = self.pools.borrow_mut();
             let pool = pools.entry(Arc::as_ptr(server)).or_default();
-            if pool.epoch != epoch {
+            if epoch < pool.epoch {
+                return Ok(None);
+            }
+            if epoch > pool.epoch {
                 *pool = Pool { epoch, idle: Vec::new() };
             }
             if let Some(connection) = pool.idle.pop() {
@@ -276,9 +290,10 @@ impl Clock<'_> {
     /// Waits for something that the server must do; `None` when the deadline comes first.
     async fn limit<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
+            // the deadline first: a server that sends without end must not keep it from being looked at
             biased;
-            result = work => Some(result),
             () = self.sleep.as_mut() => None,
+            result = work => Some(result),
         }
     }
 
@@ -302,7 +317,7 @@ impl Clock<'_> {
 fn broken(broken: &Broken) -> Stop {
     let kind = match broken {
         Broken::Closed | Broken::Unread | Broken::Io(_) => FailureKind::Closed,
-        Broken::Protobuf(_) | Broken::MsgPack(_) => FailureKind::Protocol,
+        Broken::OutOfStep | Broken::Protobuf(_) | Broken::MsgPack(_) => FailureKind::Protocol,
     };
     Stop::Failed(kind, broken.to_string())
 }

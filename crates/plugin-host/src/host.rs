@@ -24,7 +24,7 @@ pub struct Host {
     supervisors: Mutex<Vec<JoinHandle<()>>>,
     /// By server, plugin and configuration.
     instances: Mutex<HashMap<(String, String, String), Weak<Instance>>>,
-    starts: mpsc::UnboundedSender<Arc<Instance>>,
+    starts: mpsc::UnboundedSender<start::Wanted>,
 }
 
 /// What an operator wants to know of a server.
@@ -134,8 +134,8 @@ impl Host {
         }
         let (result, first) = instance.join();
         if first {
-            // if the control thread is gone the receiver says so
-            let _ = self.starts.send(Arc::clone(instance));
+            // if the control thread is gone, dropping it tells all who wait
+            let _ = self.starts.send(start::Wanted::new(Arc::clone(instance)));
         }
         result.await.unwrap_or_else(|_| {
             Err(crate::instance::StartFailure {

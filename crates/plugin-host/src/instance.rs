@@ -16,6 +16,8 @@ pub struct Instance {
     config: Map<String, Json>,
     /// The instance in the server's process; of an epoch that may be over.
     started: ArcSwapOption<Started>,
+    /// The number that it has in an epoch, the same however often it is started.
+    number: Mutex<Option<(u64, i32)>>,
     /// Who waits for a start that is under way; `None` if none is.
     waiting: Mutex<Option<Vec<oneshot::Sender<StartResult>>>>,
 }
@@ -38,7 +40,14 @@ pub(crate) type StartResult = Result<Started, StartFailure>;
 
 impl Instance {
     pub(crate) fn new(server: Arc<Server>, plugin: String, config: Map<String, Json>) -> Self {
-        Self { server, plugin, config, started: ArcSwapOption::empty(), waiting: Mutex::new(None) }
+        Self {
+            server,
+            plugin,
+            config,
+            started: ArcSwapOption::empty(),
+            number: Mutex::new(None),
+            waiting: Mutex::new(None),
+        }
     }
 
     /// The plugin's name.
@@ -94,11 +103,24 @@ impl Instance {
         }
     }
 
-    /// The configuration as JSON with a sequence number. go-pdk takes it for the instance's id if it is not 0, and two
-    /// gateways may share a server: it is random.
-    pub(crate) fn config_json(&self) -> String {
+    /// Its number in an epoch. go-pdk (from 0.10 on) takes it for the instance's id if it is not 0, and two gateways may
+    /// share a server: it is random.
+    pub(crate) fn number(&self, epoch: u64) -> i32 {
+        let mut number = self.number.lock().unwrap_or_else(PoisonError::into_inner);
+        match *number {
+            Some((of, number)) if of == epoch => number,
+            _ => {
+                let reserved = self.server.reserve_number(epoch, || fastrand::i32(1..));
+                *number = Some((epoch, reserved));
+                reserved
+            }
+        }
+    }
+
+    /// The configuration as JSON, with the instance's number.
+    pub(crate) fn config_json(&self, number: i32) -> String {
         let mut config = self.config.clone();
-        config.insert("__seq__".to_owned(), fastrand::i32(1..).into());
+        config.insert("__seq__".to_owned(), number.into());
         Json::Object(config).to_string()
     }
 }

@@ -84,10 +84,15 @@ pub(crate) async fn log(server: String, process: Arc<Process>, mut pipe: impl As
         if matches!(read, Ok(0) | Err(_)) {
             break;
         }
-        while let Some(end) = memchr::memchr(b'\n', &buffer) {
-            let line: Vec<u8> = buffer.drain(..=end).collect();
-            write(screen.line(&String::from_utf8_lossy(&line)));
+        // a process that prints without end must leave room for others on the thread
+        tokio::task::yield_now().await;
+        let mut start = 0;
+        for end in memchr::memchr_iter(b'\n', &buffer) {
+            let line = buffer.get(start..=end).unwrap_or_default();
+            write(screen.line(&String::from_utf8_lossy(line)));
+            start = end + 1;
         }
+        buffer.drain(..start);
         if buffer.len() >= MAX_LINE {
             let line = std::mem::take(&mut buffer);
             write(screen.line(&String::from_utf8_lossy(&line)));
@@ -189,6 +194,21 @@ fn level_name(name: &str) -> Option<Level> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_are_those_that_were_printed() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let check = |printed: &[u8], expect: &[&str]| {
+            let process = Arc::new(Process::new(1));
+            runtime.block_on(log("s".to_owned(), Arc::clone(&process), printed));
+            assert_eq!(process.last_lines(), expect);
+        };
+        check(b"", &[]);
+        check(b"one\ntwo\n\nthree", &["one", "two", "three"]);
+        check(b"one\n", &["one"]);
+        let long = [&[b'a'; MAX_LINE][..], b"b\nc"].concat();
+        check(&long, &[&"a".repeat(KEPT_CHARS), "b", "c"]);
+    }
 
     #[test]
     fn levels_are_recognised() {

@@ -1,6 +1,7 @@
 //! What the control thread and the workers share of a plugin server: its state, and the epoch that it is in.
 
 use std::{
+    collections::HashSet,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -106,7 +107,19 @@ pub(crate) struct Server {
     condition: watch::Sender<Condition>,
     process: Mutex<Option<Arc<Process>>>,
     orders: mpsc::UnboundedSender<Order>,
+    numbers: Mutex<Numbers>,
 }
+
+/// The numbers (`__seq__`) that instances have, and the epoch in which they have them. Those of instances that are
+/// no more stay: the server may still hold them.
+#[derive(Default)]
+struct Numbers {
+    epoch: u64,
+    taken: HashSet<i32>,
+}
+
+/// Handlers given up that may run on in a server. Where there are more, the server counts as hung.
+pub(crate) const MAX_PARKED: usize = 1024;
 
 impl Server {
     pub(crate) fn new(
@@ -134,6 +147,7 @@ impl Server {
             condition: watch::Sender::new(condition),
             process: Mutex::new(None),
             orders,
+            numbers: Mutex::default(),
         };
         (server, receiver)
     }
@@ -153,10 +167,12 @@ impl Server {
         self.condition.send_modify(|condition| condition.state = state);
     }
 
-    /// Told by the supervisor only. The same identity as before continues the epoch, another one starts the next.
+    /// Told by the supervisor only. If the process is ours and still the same one, the same identity as before
+    /// continues the epoch; all else starts the next. A server that is managed elsewhere may be another one behind the
+    /// same identity: whoever holds the socket for it (a service manager, a bridge) stays.
     pub(crate) fn set_ready(&self, identity: Identity, same_process: bool) {
         self.condition.send_modify(|condition| {
-            if !(same_process && identity.is_certain() && condition.identity == Some(identity)) {
+            if !(same_process && self.managed && identity.is_certain() && condition.identity == Some(identity)) {
                 condition.epoch += 1;
                 condition.identity = Some(identity);
             }
@@ -221,6 +237,33 @@ impl Server {
         first
     }
 
+    /// A number for an instance that no other instance has in this epoch, out of those that `draw` gives. go-pdk
+    /// overwrites an instance by a later one of the same number.
+    pub(crate) fn reserve_number(&self, epoch: u64, mut draw: impl FnMut() -> i32) -> i32 {
+        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        if epoch > numbers.epoch {
+            *numbers = Numbers { epoch, taken: HashSet::new() };
+        }
+        loop {
+            let number = draw();
+            if numbers.taken.insert(number) {
+                return number;
+            }
+        }
+    }
+
+    /// Whether an instance was given this number.
+    pub(crate) fn is_reserved(&self, number: i64) -> bool {
+        let numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        i32::try_from(number).is_ok_and(|number| numbers.taken.contains(&number))
+    }
+
+    /// Whether so many handlers were given up that no more events are to be sent. A server of ours is replaced then,
+    /// one that is managed elsewhere can only be spared.
+    pub(crate) fn is_crowded(&self) -> bool {
+        !self.managed && self.parked.load(Ordering::Relaxed) > MAX_PARKED
+    }
+
     pub(crate) fn stop(&self, grace: Duration) {
         let _ = self.orders.send(Order::Stop(grace));
     }
@@ -231,5 +274,52 @@ impl Server {
 
     pub(crate) fn set_process(&self, process: Option<Arc<Process>>) {
         *self.process.lock().unwrap_or_else(PoisonError::into_inner) = process;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(managed: bool) -> Server {
+        let protocol = WireProtocol::ProtoBuf;
+        Server::new("s".to_owned(), protocol, PathBuf::new(), Vec::new(), managed, Deadlines::default()).0
+    }
+
+    #[test]
+    fn no_two_instances_have_one_number_in_an_epoch() {
+        let server = server(true);
+        let mut drawn = [5, 5, 5, 7, 5].into_iter();
+        let mut draw = || drawn.next().unwrap();
+        assert_eq!(server.reserve_number(1, &mut draw), 5);
+        assert_eq!(server.reserve_number(1, &mut draw), 7);
+        assert!(server.is_reserved(7) && !server.is_reserved(8) && !server.is_reserved(i64::MAX));
+        assert_eq!(server.reserve_number(2, &mut draw), 5);
+    }
+
+    #[test]
+    fn only_a_process_of_ours_continues_its_epoch() {
+        let check = |managed, same_process, expect| {
+            let server = server(managed);
+            let identity = Identity { pid: 7, device: 1, inode: 2, changed: None };
+            server.set_ready(identity, false);
+            server.set_ready(identity, same_process);
+            assert_eq!(server.ready_epoch(), expect, "managed {managed}, same process {same_process}");
+        };
+        check(true, true, 1);
+        check(true, false, 2);
+        check(false, true, 2);
+    }
+
+    #[test]
+    fn a_server_managed_elsewhere_can_be_crowded() {
+        let check = |managed, parked, expect| {
+            let server = server(managed);
+            server.parked.store(parked, Ordering::Relaxed);
+            assert_eq!(server.is_crowded(), expect, "managed {managed}, {parked} parked");
+        };
+        check(false, MAX_PARKED, false);
+        check(false, MAX_PARKED + 1, true);
+        check(true, MAX_PARKED + 1, false);
     }
 }

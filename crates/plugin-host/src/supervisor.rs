@@ -10,11 +10,15 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::{
+        signal::{Signal, killpg},
+        socket::{getsockopt, sockopt},
+    },
     unistd::{Pid, getpid},
 };
 use silverback_log::Level;
 use tokio::{
+    net::UnixStream,
     process::Child,
     sync::mpsc,
     task::JoinHandle,
@@ -31,6 +35,17 @@ use crate::{
 /// Pauses between looks at a socket that does not answer yet.
 const FIRST_LOOK: Duration = Duration::from_millis(2);
 const LAST_LOOK: Duration = Duration::from_millis(100);
+
+/// How long the first answer of a process of ours may take until it counts as one that will not come. The time doubles,
+/// up to the second one, each time that it was not enough.
+const FIRST_ANSWER: Duration = Duration::from_secs(60);
+const LAST_ANSWER: Duration = Duration::from_secs(16 * 60);
+
+/// How long a connection to an old socket may take.
+const OLD_SOCKET: Duration = Duration::from_millis(500);
+
+/// How long a process that was killed may take to end.
+const KILL_LAG: Duration = Duration::from_secs(5);
 
 /// How often the socket of a server that is managed elsewhere is looked at.
 const WATCH: Duration = Duration::from_secs(1);
@@ -51,7 +66,7 @@ pub(crate) fn spawn(
     start_cmd: Option<String>,
     main_env: Vec<String>,
 ) -> JoinHandle<()> {
-    tokio::spawn(Supervisor { server, orders, start_cmd, main_env }.run())
+    tokio::spawn(Supervisor { server, orders, start_cmd, main_env, first_answer: FIRST_ANSWER }.run())
 }
 
 struct Supervisor {
@@ -60,6 +75,8 @@ struct Supervisor {
     /// `None`: managed elsewhere.
     start_cmd: Option<String>,
     main_env: Vec<String>,
+    /// How long the first answer of the next process may take.
+    first_answer: Duration,
 }
 
 /// Why a process is not watched any more.
@@ -67,6 +84,8 @@ enum End {
     Exited(io::Result<ExitStatus>),
     /// It was hung, and has been killed.
     Replaced,
+    /// It lived, but nothing answered at its socket; it has been killed.
+    Unreachable,
     Stop(Duration),
 }
 
@@ -76,7 +95,7 @@ impl Supervisor {
         loop {
             self.server.set_state(ServerState::Starting);
             let begun = Instant::now();
-            let mut body = match self.begin() {
+            let mut body = match self.begin().await {
                 Ok(body) => body,
                 Err(error) => {
                     self.log(Level::Error, format_args!("cannot be started: {error}"));
@@ -90,6 +109,7 @@ impl Supervisor {
             match end {
                 End::Stop(grace) => return self.end(body, grace).await,
                 End::Replaced => backoff = Backoff::default(),
+                End::Unreachable => {}
                 End::Exited(status) => {
                     self.server.set_state(ServerState::Backoff);
                     self.note_exit(&body, &status);
@@ -104,9 +124,9 @@ impl Supervisor {
     }
 
     /// Starts the process, if it is ours to start.
-    fn begin(&self) -> io::Result<Body> {
+    async fn begin(&self) -> io::Result<Body> {
         let Some(line) = &self.start_cmd else { return Ok(Body::Elsewhere) };
-        self.clear_socket();
+        self.clear_socket().await;
         let mut command = command::shell(line, &self.main_env);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let parent = getpid();
@@ -139,20 +159,25 @@ impl Supervisor {
     }
 
     /// Removes a socket file that a former process left behind, and says so if that process still lives.
-    fn clear_socket(&self) {
+    async fn clear_socket(&self) {
         let socket = &self.server.socket;
         if !fs::symlink_metadata(socket).is_ok_and(|file| is_socket_or_link(&file)) {
             return;
         }
-        if let Ok(stream) = std::os::unix::net::UnixStream::connect(socket) {
-            let peer = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::PeerCredentials);
-            let pid = peer.map_or(0, |peer| peer.pid());
+        // one whose queue is full does not answer, but it listens
+        let listener = match timeout(OLD_SOCKET, UnixStream::connect(socket)).await {
+            Ok(Ok(stream)) => {
+                let peer = getsockopt(&stream, sockopt::PeerCredentials);
+                Some(format!("another process (pid {})", peer.map_or(0, |peer| peer.pid())))
+            }
+            Ok(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => None,
+            Ok(Err(_)) | Err(_) => Some("another process, which does not answer,".to_owned()),
+        };
+        if let Some(listener) = listener {
+            let path = socket.display();
             self.log(
                 Level::Warn,
-                format_args!(
-                    "another process (pid {pid}) listens on {}; it is left alone, but not used any more",
-                    socket.display()
-                ),
+                format_args!("{listener} listens on {path}; it is left alone, but not used any more"),
             );
         }
         if let Err(error) = fs::remove_file(socket) {
@@ -164,11 +189,28 @@ impl Supervisor {
     async fn watch(&mut self, body: &mut Body) -> End {
         let mut same_process = false;
         loop {
+            let patience = if same_process { self.server.deadlines.ready } else { self.first_answer };
             let identity = tokio::select! {
                 biased;
                 end = next_end(&mut self.orders, body) => return end,
                 identity = answering(&self.server) => identity,
+                () = sleep(patience), if matches!(body, Body::Ours { .. }) => {
+                    if !same_process {
+                        self.first_answer = (self.first_answer * 2).min(LAST_ANSWER);
+                    }
+                    self.log(
+                        Level::Error,
+                        format_args!(
+                            "runs, but nothing has answered at {} for {} s; it is killed and started again",
+                            self.server.socket.display(),
+                            patience.as_secs()
+                        ),
+                    );
+                    self.kill(body).await;
+                    return End::Unreachable;
+                }
             };
+            self.first_answer = FIRST_ANSWER;
             self.server.set_ready(identity, same_process);
             self.log(Level::Info, format_args!("ready"));
             same_process = true;
@@ -187,9 +229,7 @@ impl Supervisor {
                     None => return End::Stop(Duration::ZERO),
                     Some(Order::Stop(grace)) => return End::Stop(grace),
                     Some(Order::Replace { epoch }) if epoch == current && matches!(body, Body::Ours { .. }) => {
-                        self.server.set_state(ServerState::Backoff);
-                        body.kill_group();
-                        let _ = timeout(Duration::from_secs(5), body.exited()).await;
+                        self.kill(body).await;
                         return End::Replaced;
                     }
                     Some(Order::Look { epoch } | Order::Replace { epoch }) if epoch == current => {
@@ -203,6 +243,13 @@ impl Supervisor {
             }
             // The state stays Ready if the same process answers at once: a doubt is no outage.
         }
+    }
+
+    /// Kills a process that is of no use.
+    async fn kill(&self, body: &mut Body) {
+        self.server.set_state(ServerState::Backoff);
+        body.kill_group();
+        let _ = timeout(KILL_LAG, body.exited()).await;
     }
 
     /// Waits before the next start; breaks if the host stops meanwhile.

@@ -6,6 +6,7 @@ use prost::Message as _;
 use crate::{Call, Return, method::Method};
 
 mod args;
+mod count;
 mod results;
 /// The messages of the wire schema.
 #[expect(unreachable_pub, reason = "generated")]
@@ -13,6 +14,10 @@ mod results;
 mod schema {
     include!(concat!(env!("OUT_DIR"), "/kong_plugin_protocol.rs"));
 }
+
+/// Items (of lists and maps) that are accepted in one message: it bounds the memory that a short message of many small
+/// items takes once decoded.
+pub const MAX_ITEMS: usize = 1 << 20;
 
 /// Bytes before a frame's message: its length, u32 little-endian.
 pub const HEADER: usize = 4;
@@ -22,6 +27,8 @@ pub const HEADER: usize = 4;
 pub enum Error {
     #[error("frame of {length} bytes, more than the {max} that are accepted")]
     FrameTooLarge { length: usize, max: usize },
+    #[error("message of more than {MAX_ITEMS} items")]
+    TooManyItems,
     #[error("message {message} cannot be decoded: {reason}")]
     Undecodable { message: &'static str, reason: String },
     #[error("PDK method {name:?} is not known")]
@@ -43,6 +50,12 @@ pub fn take_frame(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, Er
     }
     buffer.advance(HEADER);
     Ok(Some(buffer.split_to(length).freeze()))
+}
+
+/// Whether `buffer` holds no more than one frame, which need not be complete.
+pub fn is_one_frame(buffer: &[u8]) -> bool {
+    let Some(header) = buffer.first_chunk::<HEADER>() else { return true };
+    usize::try_from(u32::from_le_bytes(*header)).is_ok_and(|length| buffer.len() - HEADER <= length)
 }
 
 /// Appends an empty frame.

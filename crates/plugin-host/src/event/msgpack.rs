@@ -14,6 +14,9 @@ use crate::{
     connection::{Broken, Connection},
 };
 
+/// Notifications that may come before an answer. go-pluginserver sends one on connect.
+const MAX_NOTIFICATIONS: usize = 1000;
+
 /// Runs an event.
 pub(super) async fn run<P: Pdk>(
     connection: &mut Connection,
@@ -45,8 +48,11 @@ pub(super) async fn run<P: Pdk>(
         let next = Next::from_result(result).map_err(|error| broken(&error.into()))?;
         let Next::Call { event, call, terminal } = next else { return Ok(Done::Reusable(EventEnd::Returned)) };
         let result = match clock.pause(pdk.call(&call)).await {
-            // after a terminal call the plugin waits for nothing
-            Reply::Return(_) if terminal => return Ok(Done::Reusable(EventEnd::Returned)),
+            // after a terminal call the plugin waits for nothing, so there is nobody to give a result to
+            Reply::Return(_) if terminal => {
+                let message = format!("{} did not end the phase", call.method);
+                return Err(Stop::Failed(FailureKind::Protocol, message));
+            }
             Reply::Exit if terminal => return Ok(Done::Reusable(EventEnd::Exited)),
             Reply::Exit => return Ok(Done::Release(EventEnd::Exited, Handler::Waiting { event })),
             Reply::Raise(message) => {
@@ -65,14 +71,14 @@ pub(super) async fn run<P: Pdk>(
 }
 
 /// Sends what is in the output buffer and waits for the answer.
-pub(super) async fn exchange(connection: &mut Connection, request: u32) -> Result<Result<Value, String>, Broken> {
+pub(crate) async fn exchange(connection: &mut Connection, request: u32) -> Result<Result<Value, String>, Broken> {
     connection.flush().await?;
     response(connection, request).await
 }
 
 /// Waits for the answer to a request.
-pub(super) async fn response(connection: &mut Connection, request: u32) -> Result<Result<Value, String>, Broken> {
-    loop {
+pub(crate) async fn response(connection: &mut Connection, request: u32) -> Result<Result<Value, String>, Broken> {
+    for _ in 0..=MAX_NOTIFICATIONS {
         match connection.message().await? {
             ServerMessage::Response(response) if response.id == i64::from(request) => return Ok(response.outcome),
             ServerMessage::Response(_) => {
@@ -82,4 +88,5 @@ pub(super) async fn response(connection: &mut Connection, request: u32) -> Resul
             ServerMessage::Notification { .. } => {}
         }
     }
+    Err(silverback_protocol::msgpack::Error::NotRpc("notifications without end instead of a response").into())
 }

@@ -1,7 +1,7 @@
 //! An event of a ProtoBuf server: after the command the plugin drives, two frames a PDK call, until an empty frame.
 
 use silverback_model::Phase;
-use silverback_protocol::protobuf::{Answer, Command, decode_call, put_empty_frame, put_result};
+use silverback_protocol::protobuf::{Command, decode_call, put_empty_frame, put_result};
 
 use super::{Clock, Done, EventEnd, Pdk, Reply, Stop, broken};
 use crate::{
@@ -9,8 +9,8 @@ use crate::{
     connection::{Broken, Connection},
 };
 
-/// Runs an event. After it the connection can be used again: the `RpcReturn` that follows is left
-/// to the next event on it, which saves this one the wait for it.
+/// Runs an event. After it the connection can be used again: the `RpcReturn` that follows is left to the next event on
+/// it, which saves this one the wait for it.
 pub(super) async fn run<P: Pdk>(
     connection: &mut Connection,
     mut clock: Clock<'_>,
@@ -18,6 +18,12 @@ pub(super) async fn run<P: Pdk>(
     phase: Phase,
     pdk: &mut P,
 ) -> Result<Done, Stop> {
+    match clock.limit(connection.settle()).await {
+        Some(Ok(())) => {}
+        // the event has not been sent: it runs on another connection
+        Some(Err(error)) => return Err(Stop::Unsent(error.to_string())),
+        None => return Err(deadline(&clock)),
+    }
     let sequence = i64::from(connection.next_sequence());
     let instance = i32::try_from(instance).unwrap_or_default();
     Command::HandleEvent { instance, phase: phase.name() }.put(sequence, &mut connection.output);
@@ -26,13 +32,6 @@ pub(super) async fn run<P: Pdk>(
         Some(Err(error @ (Broken::Unread | Broken::Closed))) => return Err(Stop::Unsent(error.to_string())),
         Some(Err(error)) => return Err(broken(&error)),
         None => return Err(deadline(&clock)),
-    }
-    if let Some(owed) = connection.owed.take() {
-        let frame = first(clock.limit(connection.frame()).await, &clock)?;
-        let answer = Answer::decode(frame).map_err(|error| broken(&error.into()))?;
-        if answer.sequence != owed {
-            return Err(out_of_step());
-        }
     }
     let mut name = first(clock.limit(connection.frame()).await, &clock)?;
     while !name.is_empty() {
@@ -78,8 +77,4 @@ fn next<T>(result: Option<Result<T, Broken>>, clock: &Clock<'_>) -> Result<T, St
 /// Closing the connection is what tells the plugin.
 fn deadline(clock: &Clock<'_>) -> Stop {
     Stop::Abandoned(FailureKind::Deadline, clock.too_slow(), None)
-}
-
-fn out_of_step() -> Stop {
-    Stop::Failed(FailureKind::Protocol, "the server's answers are out of step".to_owned())
 }

@@ -10,7 +10,7 @@ use silverback_protocol::{
     msgpack::{Next, Request},
     protobuf::Command,
 };
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Handler,
@@ -19,28 +19,31 @@ use super::{
 use crate::{
     connection::{Broken, Connection, connect},
     instance::Started,
-    server::Server,
+    server::{MAX_PARKED, Server},
 };
-
-/// Connections that may wait for handlers that were given up. More of them, and the server counts as hung.
-const MAX_PARKED: usize = 1024;
 
 /// Releases a handler of a MessagePack server.
 ///
 /// One that waits for the result of a PDK call gets an error, and so does every further call, none of which is
 /// performed, until it returns or the deadline passes. One that runs is waited for, however long it takes: closing
 /// the connection while it runs would kill a Node process.
-pub(super) fn spawn(connection: Connection, handler: Handler, server: Arc<Server>, epoch: u64, message: &str) {
+pub(crate) fn spawn(connection: Connection, handler: Handler, server: Arc<Server>, epoch: u64, message: &str) {
     let message = message.to_owned();
     let parked = Parked::new(Arc::clone(&server));
     if parked.number > MAX_PARKED {
         server.replace(epoch, &format!("more than {MAX_PARKED} handlers have not ended"));
     }
     tokio::spawn(async move {
-        tokio::select! {
-            // whatever comes of it: the request has failed already
-            _ = release(connection, handler, &message, server.deadlines.event) => {}
-            () = server.epoch_over(epoch) => {}
+        // whatever comes of it: the request has failed already
+        let release = release(connection, handler, &message, server.deadlines.event);
+        if server.managed {
+            tokio::select! {
+                _ = release => {}
+                () = server.epoch_over(epoch) => {}
+            }
+        } else {
+            // the process may outlive what counts as an epoch
+            let _ = release.await;
         }
         drop(parked);
     });
@@ -53,7 +56,11 @@ async fn release(
     patience: Duration,
 ) -> Result<(), Broken> {
     let mut result = match handler {
-        Handler::Running { request } => response(&mut connection, request).await?,
+        Handler::Running { request } => {
+            // the deadline may have come in the middle of a request
+            connection.flush().await?;
+            response(&mut connection, request).await?
+        }
         Handler::Waiting { event } => step_error(&mut connection, event, message).await?,
     };
     let deadline = Instant::now() + patience;
@@ -100,23 +107,41 @@ impl Drop for Parked {
 /// Finds out, after a deadline, whether the server as a whole is hung, and has it replaced if it is.
 ///
 /// kong-python-pdk holds a lock from the start of an event to its first PDK call, and keeps it for ever if the handler
-/// raises before; a Node process can be in a loop. Such a server does not answer any event, so it is asked to run one
-/// of an instance that there is not: a healthy one says so at once.
-pub(super) fn spawn_probe(server: Arc<Server>, started: Started) {
+/// raises before, and another one while it makes an instance; a Node process can be in a loop. Such a server answers no
+/// event or start, so it is asked to run an event of an instance that there is not, and to start a plugin without a
+/// name: a healthy one says no at once.
+pub(crate) fn spawn_probe(server: Arc<Server>, started: Started) {
     if server.probing.swap(true, Ordering::AcqRel) {
         return;
     }
     tokio::spawn(async move {
-        if timeout(server.deadlines.probe, probe(&server, started)).await.is_err() {
+        if is_hung(&server, started).await {
             server.replace(started.epoch, "it does not answer any more");
         }
         server.probing.store(false, Ordering::Release);
     });
 }
 
+/// Whether the server gives no sign of life. One that is gone is not hung.
+async fn is_hung(server: &Arc<Server>, started: Started) -> bool {
+    let deadline = Instant::now() + server.deadlines.probe;
+    let mut connection = match timeout_at(deadline, connect(server)).await {
+        Ok(Ok((connection, _))) => connection,
+        Ok(Err(_)) => return false,
+        Err(_) => return true,
+    };
+    if timeout_at(deadline, probe(server, &mut connection, started)).await.is_ok() {
+        return false;
+    }
+    if server.protocol == WireProtocol::MsgPack {
+        let handler = Handler::Running { request: connection.last_sequence() };
+        spawn(connection, handler, Arc::clone(server), started.epoch, "it was a probe");
+    }
+    true
+}
+
 /// Ends when the server has shown that it is alive, or is known to be gone.
-async fn probe(server: &Server, started: Started) -> Result<(), Broken> {
-    let (mut connection, _) = connect(server).await?;
+async fn probe(server: &Server, connection: &mut Connection, started: Started) -> Result<(), Broken> {
     let request = connection.next_sequence();
     match server.protocol {
         WireProtocol::ProtoBuf => {
@@ -127,7 +152,10 @@ async fn probe(server: &Server, started: Started) -> Result<(), Broken> {
         }
         WireProtocol::MsgPack => {
             Request::HandleEvent { instance: -1, phase: "access" }.put(request, &mut connection.output);
-            let _ = exchange(&mut connection, request).await?;
+            let _ = exchange(connection, request).await?;
+            let request = connection.next_sequence();
+            Request::StartInstance { plugin: "", config: "{}" }.put(request, &mut connection.output);
+            let _ = exchange(connection, request).await?;
         }
     }
     Ok(())

@@ -237,6 +237,95 @@ fn an_instance_that_does_not_start_meets_the_deadline() {
 }
 
 #[test]
+fn a_server_that_hangs_in_a_start_is_replaced() {
+    block_on(async {
+        let stage = Stage::new(WireProtocol::MsgPack, SHORT);
+        let failure = {
+            let instance = stage.instance(json!({ "start": "freeze" }));
+            stage.run(&instance, &mut Script::default()).await.unwrap_err()
+        };
+        assert_eq!(failure.kind, FailureKind::Start, "{failure}");
+        stage.wait(|| stage.status().restarts == 1, "another process").await;
+        let healthy = stage.script(json!([]));
+        assert_eq!(stage.run(&healthy, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+    });
+}
+
+#[test]
+fn a_server_that_counts_its_instances_itself_is_good_too() {
+    block_on(async {
+        let stage = Stage::new(WireProtocol::ProtoBuf, LONG);
+        let instance = stage.instance(json!({ "start": "count", "script": [] }));
+        assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+    });
+}
+
+#[test]
+fn a_start_with_the_number_of_another_instance_is_refused() {
+    block_on(async {
+        let stage = Stage::new(WireProtocol::ProtoBuf, LONG);
+        let first = stage.script(json!([]));
+        assert_eq!(stage.run(&first, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+        let thief = stage.instance(json!({ "start": "steal", "script": [] }));
+        let failure = stage.run(&thief, &mut Script::default()).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Start);
+        assert!(failure.message.contains("the number of another instance"), "{failure}");
+        assert_eq!(stage.noted("event"), 1);
+    });
+}
+
+#[test]
+fn a_call_after_the_end_of_its_event_is_not_that_of_the_next_one() {
+    block_on(async {
+        let stage = Stage::new(WireProtocol::ProtoBuf, LONG);
+        let instance = stage.script(json!([["stray"]]));
+        for times in 1..=3 {
+            let mut pdk = Script::default();
+            assert_eq!(stage.run(&instance, &mut pdk).await.unwrap(), EventEnd::Returned);
+            assert_eq!(pdk.methods(), Vec::<&str>::new());
+            stage.wait_noted("strayed", times).await;
+        }
+        // each event on a connection of its own, after one look at the socket and one start
+        assert_eq!((stage.noted("connect"), stage.noted("start")), (5, 1));
+    });
+}
+
+#[test]
+fn notifications_without_end_fail_the_event() {
+    block_on(async {
+        let stage = Stage::new(WireProtocol::MsgPack, LONG);
+        let instance = stage.script(json!([["flood"]]));
+        let failure = stage.run(&instance, &mut Script::default()).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Protocol);
+        assert!(failure.message.contains("notifications without end"), "{failure}");
+    });
+}
+
+#[test]
+fn what_the_deadline_cut_off_is_sent_when_the_handler_is_released() {
+    block_on(async {
+        let stage = Stage::new(WireProtocol::MsgPack, SHORT);
+        let call = json!(["call", "kong.request.get_host"]);
+        let instance = stage.script(json!([["stall", 800, "kong.request.get_path"], call, call]));
+        let mut pdk = Script::new(vec![returns("x".repeat(1 << 20))]);
+        let failure = stage.run(&instance, &mut pdk).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Deadline);
+        stage.wait_noted("plugin.StepError", 2).await;
+        assert_eq!((pdk.methods(), stage.status().restarts), (vec!["kong.request.get_path"], 0));
+    });
+}
+
+#[test]
+fn a_terminal_call_that_ends_nothing_is_a_failure() {
+    block_on(async {
+        let stage = Stage::new(WireProtocol::MsgPack, LONG);
+        let instance = stage.script(json!([["call", "kong.response.exit", 403]]));
+        let failure = stage.run(&instance, &mut Script::new(vec![returns("ignored")])).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Protocol, "{failure}");
+    });
+}
+
+#[test]
 fn an_instance_is_started_once_for_all() {
     with_both(LONG, async |stage, _| {
         let instance = stage.script(json!([["call", "kong.request.get_host"]]));

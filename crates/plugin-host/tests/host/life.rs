@@ -1,16 +1,24 @@
 //! The life of servers.
 
-use std::{os::unix::net::UnixListener, sync::Arc, time::Duration};
+use std::{
+    os::unix::net::{UnixListener, UnixStream},
+    sync::Arc,
+    time::Duration,
+};
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        socket::{Backlog, listen},
+    },
     unistd::Pid,
 };
 use serde_json::json;
-use silverback_plugin_host::{Deadlines, EventEnd, FailureKind, ServerState, WireProtocol};
+use silverback_model::Phase;
+use silverback_plugin_host::{Connections, Deadlines, EventEnd, FailureKind, ServerState, WireProtocol};
 use tempfile::TempDir;
 
-use crate::support::{LONG, Managed, Script, Stage, block_on, with_both};
+use crate::support::{LONG, Managed, SHORT, Script, Stage, block_on, with_both};
 
 #[test]
 fn a_request_waits_for_a_server_that_starts_slowly() {
@@ -83,6 +91,36 @@ fn the_socket_of_a_former_run_is_removed() {
 }
 
 #[test]
+fn an_old_listener_with_a_full_queue_blocks_nothing() {
+    block_on(async {
+        let folder = TempDir::new().unwrap();
+        let socket = folder.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let queued = UnixStream::connect(&socket).unwrap();
+        let stage = Stage::with_command(WireProtocol::MsgPack, LONG, folder, Some("sleep 100".to_owned()));
+        stage.wait(|| stage.status().pid.is_some(), "a process").await;
+        drop((listener, queued));
+        stage.host.stop(Duration::ZERO).await;
+    });
+}
+
+#[test]
+fn a_server_whose_socket_is_lost_is_started_again() {
+    with_both(Deadlines { ready: Duration::from_secs(1), ..LONG }, async |stage, _| {
+        let instance = stage.script(json!([]));
+        assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+        std::fs::remove_file(stage.socket()).unwrap();
+        // connections that are open go on; one that is to be opened finds nothing
+        let worker = Connections::new(Arc::clone(&stage.host));
+        let _ = worker.handle_event(&instance, Phase::Access, &mut Script::default()).await;
+        stage.wait(|| stage.status().restarts == 1, "a restart").await;
+        stage.wait_state(ServerState::Ready).await;
+        assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+    });
+}
+
+#[test]
 fn stop_ends_the_processes() {
     with_both(LONG, async |stage, _| {
         let instance = stage.script(json!([]));
@@ -136,6 +174,53 @@ fn a_server_managed_elsewhere_is_waited_for_and_its_restart_is_noticed() {
 }
 
 #[test]
+fn a_restart_behind_a_bridge_is_noticed() {
+    for protocol in [WireProtocol::MsgPack, WireProtocol::ProtoBuf] {
+        block_on(async {
+            let mut stage = Stage::with(protocol, LONG, Managed::Elsewhere, "");
+            // the socket that the host sees stays the same, and so does the process that holds it
+            stage.bridge();
+            let first = stage.instance(json!({ "name": "first", "script": [] }));
+            let second = stage.instance(json!({ "name": "second", "script": [] }));
+            stage.start_elsewhere();
+            stage.wait_noted("pid", 1).await;
+            for instance in [&first, &second] {
+                assert_eq!(stage.run(instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+            }
+            stage.start_elsewhere();
+            stage.wait_noted("pid", 2).await;
+            let ran = async |instance| stage.run(instance, &mut Script::default()).await.is_ok();
+            // what was sent into the bridge may be lost; what runs must be the right instance
+            stage.wait_for(async || ran(&second).await, "second").await;
+            stage.wait_for(async || ran(&first).await, "first").await;
+            let events: Vec<_> = stage.journal().into_iter().filter(|line| line.starts_with("event")).collect();
+            assert_eq!(
+                events,
+                ["event access first", "event access second", "event access second", "event access first"]
+            );
+        });
+    }
+}
+
+#[test]
+fn a_handler_of_a_server_managed_elsewhere_is_waited_for_over_epochs() {
+    block_on(async {
+        let mut stage = Stage::with(WireProtocol::MsgPack, SHORT, Managed::Elsewhere, "");
+        stage.start_elsewhere();
+        let call = json!(["call", "kong.request.get_host"]);
+        let late = stage.script(json!([["sleep", 1500], call, call]));
+        let failure = stage.run(&late, &mut Script::default()).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Deadline);
+        // the epoch ends
+        let closing = stage.script(json!([["close"]]));
+        let failure = stage.run(&closing, &mut Script::default()).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Closed);
+        assert_eq!(stage.run(&stage.script(json!([])), &mut Script::default()).await.unwrap(), EventEnd::Returned);
+        stage.wait_noted("plugin.StepError", 2).await;
+    });
+}
+
+#[test]
 fn workers_share_instances() {
     block_on(async {
         let stage = Stage::new(WireProtocol::ProtoBuf, LONG);
@@ -145,9 +230,9 @@ fn workers_share_instances() {
                 let (host, instance) = (Arc::clone(&stage.host), Arc::clone(&instance));
                 std::thread::spawn(move || {
                     block_on(async {
-                        let connections = silverback_plugin_host::Connections::new(host);
+                        let connections = Connections::new(host);
                         for _ in 0..10 {
-                            let phase = silverback_model::Phase::Log;
+                            let phase = Phase::Log;
                             let end = connections.handle_event(&instance, phase, &mut Script::default()).await;
                             assert_eq!(end.unwrap(), EventEnd::Returned);
                         }

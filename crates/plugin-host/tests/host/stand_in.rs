@@ -3,8 +3,10 @@
 //!
 //! `config.script` is a list of actions that a handler takes: `["call", METHOD, ARG...]`, `["sleep", MS]`,
 //! `["hang"]` (this handler), `["freeze"]` (all events of the server), `["die"]`, `["close"]`, `["garbage"]`,
-//! `["huge"]`, `["fail", TEXT]` (MessagePack: an error as answer). `config.start` can be `refuse` or `hang`;
-//! `config.forget` is the number of events for which the instance is unknown.
+//! `["huge"]`, `["fail", TEXT]` (MessagePack: an error as answer), `["flood"]` (MessagePack: notifications without end),
+//! `["stall", MS, METHOD]` (MessagePack: a call whose answer is not read for a while), `["stray"]` (ProtoBuf: a call
+//! after the event's end). `config.start` can be `refuse`, `hang` (this start), `freeze` (all starts), `count` (ProtoBuf:
+//! the number `__seq__` is not used) or `steal` (ProtoBuf: the number of another instance is); `config.forget` is the number of events for which the instance is unknown.
 
 use std::{
     collections::HashMap,
@@ -64,6 +66,8 @@ static NEXT_INSTANCE: AtomicI64 = AtomicI64::new(0);
 static NEXT_EVENT: AtomicU64 = AtomicU64::new(0);
 /// Held for a moment at the start of every event, for ever by one that freezes the server.
 static LOCK: Mutex<()> = Mutex::new(());
+/// The same for starts.
+static START_LOCK: Mutex<()> = Mutex::new(());
 
 enum Start {
     Started(i64),
@@ -72,11 +76,18 @@ enum Start {
 
 fn start(plugin: &str, config: &str, chosen: impl Fn(&Json) -> Option<i64>) -> Start {
     let config: Json = serde_json::from_str(config).expect("JSON");
+    let held = START_LOCK.lock();
+    if plugin.is_empty() {
+        return Start::Refused;
+    }
     note(&format!("start {plugin}"));
     match config["start"].as_str() {
         Some("refuse") => return Start::Refused,
-        Some("hang") => hang(),
-        _ => {}
+        Some("freeze") => hang(),
+        _ => drop(held),
+    }
+    if config["start"] == "hang" {
+        hang();
     }
     let id = chosen(&config).unwrap_or_else(|| NEXT_INSTANCE.fetch_add(1, Ordering::SeqCst));
     INSTANCES.lock().expect("lock").get_or_insert_default().insert(id, (config, 0));
@@ -111,6 +122,9 @@ enum Act {
     Close,
     Garbage,
     Huge,
+    Flood,
+    Stall(Duration, String),
+    Stray,
     Fail(String),
     Nothing,
 }
@@ -132,6 +146,9 @@ fn act(action: &Json) -> Act {
         "close" => Act::Close,
         "garbage" => Act::Garbage,
         "huge" => Act::Huge,
+        "flood" => Act::Flood,
+        "stall" => Act::Stall(Duration::from_millis(action[1].as_u64().expect("milliseconds")), text(2)),
+        "stray" => Act::Stray,
         "fail" => Act::Fail(text(1)),
         other => panic!("no action {other}"),
     }
@@ -198,6 +215,7 @@ mod msgpack {
                 }
             };
             let script = events.get_mut(&event).expect("an event that runs");
+            let mut stall = Duration::ZERO;
             let data = loop {
                 let Some(action) = script.next() else { break Value::from("ret") };
                 match act(&action) {
@@ -213,11 +231,19 @@ mod msgpack {
                     Act::Fail(text) => {
                         send(&mut stream, &list([1.into(), id.clone(), text.into(), Value::Nil]))?;
                     }
-                    Act::Nothing => {}
+                    Act::Flood => loop {
+                        send(&mut stream, &list([2.into(), "more".into(), Value::Nil]))?;
+                    },
+                    Act::Stall(time, method) => {
+                        stall = time;
+                        break Value::Map(vec![("Method".to_owned(), method.into())]);
+                    }
+                    Act::Stray | Act::Nothing => {}
                 }
             };
             let result = Value::Map(vec![("EventId".to_owned(), event.into()), ("Data".to_owned(), data)]);
             send(&mut stream, &list([1.into(), id, Value::Nil, result]))?;
+            thread::sleep(stall);
         }
     }
 
@@ -253,7 +279,14 @@ mod protobuf {
             let sequence = call.get(&1).map_or(0, Field::number);
             if let Some(Field::Bytes(command)) = call.get(&33) {
                 let command = fields(command);
-                let by_sequence = |config: &Json| config["__seq__"].as_i64().filter(|seq| *seq != 0);
+                let by_sequence = |config: &Json| match config["start"].as_str() {
+                    Some("count") => None,
+                    Some("steal") => {
+                        let instances = INSTANCES.lock().expect("lock");
+                        instances.as_ref().and_then(|instances| instances.keys().next().copied())
+                    }
+                    _ => config["__seq__"].as_i64().filter(|seq| *seq != 0),
+                };
                 let Start::Started(id) = start(&command[&1].text(), &command[&2].text(), by_sequence) else {
                     return Ok(());
                 };
@@ -267,6 +300,7 @@ mod protobuf {
                 let command = fields(command);
                 let id = i64::try_from(command.get(&1).map_or(0, Field::number)).expect("an id");
                 let Some(script) = script(id, &command[&2].text()) else { return Ok(()) };
+                let mut stray = false;
                 for action in script {
                     match act(&action) {
                         Act::Call { method, args } => {
@@ -285,13 +319,21 @@ mod protobuf {
                         Act::Close => return Ok(()),
                         Act::Garbage => send(&mut stream, b"kong.no.such")?,
                         Act::Huge => stream.write_all(b"\xff\xff\xff\xff")?,
-                        Act::Fail(_) | Act::Nothing => {}
+                        Act::Stray => stray = true,
+                        Act::Fail(_) | Act::Flood | Act::Stall(..) | Act::Nothing => {}
                     }
                 }
                 send(&mut stream, b"")?;
                 let mut answer = Vec::new();
                 put_number(&mut answer, 1, sequence);
                 send(&mut stream, &answer)?;
+                if stray {
+                    // late, so that the connection is idle by then
+                    thread::sleep(Duration::from_millis(50));
+                    send(&mut stream, b"kong.request.get_host")?;
+                    send(&mut stream, b"")?;
+                    note("strayed");
+                }
             } else if call.contains_key(&34) {
                 note("status asked");
                 return Ok(());

@@ -2,9 +2,12 @@
 
 use std::{
     env, fs,
+    net::Shutdown,
+    os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -36,6 +39,8 @@ pub(crate) struct Stage {
     plugin: &'static str,
     folder: TempDir,
     elsewhere: Option<Child>,
+    /// Name of the socket that the stand-in is started with.
+    listens_on: &'static str,
 }
 
 /// Who starts the stand-in.
@@ -53,7 +58,7 @@ impl Stage {
     /// `env`: more variables for the stand-in, `NAME=value`.
     pub(crate) fn with(protocol: WireProtocol, deadlines: Deadlines, managed: Managed, env: &str) -> Self {
         let folder = TempDir::new().expect("a folder");
-        let line = command_line(protocol, &folder, env);
+        let line = command_line(protocol, &folder, "socket", env);
         Self::with_command(protocol, deadlines, folder, (managed == Managed::ByHost).then_some(line))
     }
 
@@ -83,13 +88,13 @@ impl Stage {
         let offer = Offer { server: "stand-in".to_owned(), protocol, socket: None, plugins: Vec::new() };
         let host = Host::start_with(&[server], &[], &[offer], deadlines);
         let connections = Connections::new(Arc::clone(&host));
-        Self { host, connections, protocol, plugin, folder, elsewhere: None }
+        Self { host, connections, protocol, plugin, folder, elsewhere: None, listens_on: "socket" }
     }
 
     /// Starts the stand-in as somebody else than the host; ends the one before.
     pub(crate) fn start_elsewhere(&mut self) {
         self.stop_elsewhere();
-        let line = command_line(self.protocol, &self.folder, "");
+        let line = command_line(self.protocol, &self.folder, self.listens_on, "");
         let child = Command::new("sh").arg("-c").arg(format!("exec {line}")).stdout(Stdio::null()).spawn();
         self.elsewhere = Some(child.expect("starts"));
     }
@@ -99,6 +104,33 @@ impl Stage {
             child.kill().expect("kills");
             child.wait().expect("waits");
         }
+    }
+
+    /// Listens on the host's socket, and passes connections on to another one, on which the stand-in is started.
+    pub(crate) fn bridge(&mut self) {
+        self.listens_on = "behind";
+        let behind = self.folder.path().join(self.listens_on);
+        let listener = UnixListener::bind(self.socket()).expect("binds");
+        // ends with the test binary
+        thread::spawn(move || {
+            for front in listener.incoming() {
+                let Ok(front) = front else { return };
+                let Ok(back) = UnixStream::connect(&behind) else { continue };
+                for (mut from, mut to) in
+                    [(front.try_clone().expect("clones"), back.try_clone().expect("clones")), (back, front)]
+                {
+                    thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(Shutdown::Both);
+                        let _ = from.shutdown(Shutdown::Both);
+                    });
+                }
+            }
+        });
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("socket")
     }
 
     pub(crate) fn instance(&self, config: Json) -> Arc<Instance> {
@@ -146,6 +178,14 @@ impl Stage {
         }
     }
 
+    /// Tries until it succeeds.
+    pub(crate) async fn wait_for(&self, mut attempt: impl AsyncFnMut() -> bool, what: &str) {
+        let begun = Instant::now();
+        while !attempt().await {
+            assert!(begun.elapsed() < PATIENCE, "tried {what}; the journal: {:#?}", self.journal());
+        }
+    }
+
     pub(crate) fn status(&self) -> ServerStatus {
         self.host.status().remove(0)
     }
@@ -161,7 +201,7 @@ impl Drop for Stage {
     }
 }
 
-fn command_line(protocol: WireProtocol, folder: &TempDir, env: &str) -> String {
+fn command_line(protocol: WireProtocol, folder: &TempDir, socket: &str, env: &str) -> String {
     let exe = env::current_exe().expect("this binary");
     let path = |name: &str| -> PathBuf { folder.path().join(name) };
     let protocol = match protocol {
@@ -170,7 +210,7 @@ fn command_line(protocol: WireProtocol, folder: &TempDir, env: &str) -> String {
     };
     format!(
         "env STAND_IN={protocol}:{} STAND_IN_JOURNAL={} {env} {} --exact stand_in::server --nocapture",
-        path("socket").display(),
+        path(socket).display(),
         path("journal").display(),
         exe.display()
     )

@@ -1,6 +1,8 @@
 //! MessagePack-RPC: requests `[0, id, method, [argument]]`, responses `[1, id, error, result]`, notifications
 //! `[2, label, argument]`.
 
+use std::fmt::Write;
+
 use bytes::{Bytes, BytesMut};
 
 use super::{
@@ -13,6 +15,9 @@ use crate::{
     Call, Return, Value, lua,
     method::{Step, is_terminal},
 };
+
+/// Bytes that are kept of a server's error text.
+const MAX_ERROR: usize = 4 * 1024;
 
 /// What the gateway asks a server.
 #[derive(Clone, Debug)]
@@ -149,10 +154,30 @@ impl ServerMessage {
     }
 }
 
+/// The text, cut to what a log can bear.
 fn error_text(error: &Value) -> String {
-    match error {
-        Value::Text(bytes) | Value::Binary(bytes) => String::from_utf8_lossy(bytes).into_owned(),
-        other => format!("{other:?}"),
+    let mut text = match error {
+        Value::Text(bytes) | Value::Binary(bytes) => {
+            let start = bytes.get(..MAX_ERROR).unwrap_or(bytes);
+            String::from_utf8_lossy(start).into_owned()
+        }
+        other => {
+            let mut start = Start(String::new());
+            let _ = write!(start, "{other:?}"); // an error means that it is full
+            start.0
+        }
+    };
+    text.truncate(text.floor_char_boundary(MAX_ERROR));
+    text
+}
+
+/// Takes text until it has enough.
+struct Start(String);
+
+impl Write for Start {
+    fn write_str(&mut self, piece: &str) -> std::fmt::Result {
+        self.0.push_str(piece);
+        if self.0.len() < MAX_ERROR { Ok(()) } else { Err(std::fmt::Error) }
     }
 }
 

@@ -187,6 +187,17 @@ fn server_messages_are_told_apart() {
         Value::List(vec![2.into(), "serverPid".into(), 77.into()]),
         Ok(ServerMessage::Notification { label: "serverPid".to_owned(), argument: 77.into() }),
     );
+    let long = |unit: &str| Value::List(vec![1.into(), 9.into(), unit.repeat(3000).into(), Value::Nil]);
+    let error = Value::List(vec![Value::List(vec![Value::Nil; 3000]), Value::Nil]);
+    match ServerMessage::decode(&encoded(&Value::List(vec![1.into(), 9.into(), error, Value::Nil])).freeze()) {
+        Ok(ServerMessage::Response(Response { outcome: Err(text), .. })) => {
+            assert!(text.starts_with("List([List([Nil, Nil,") && text.len() == 4096, "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let cut = |text: String| Ok(ServerMessage::Response(Response { id: 9, outcome: Err(text) }));
+    check(long("ab"), cut("ab".repeat(2048)));
+    check(long("äö"), cut("äö".repeat(1024)));
     check(Value::List(vec![0.into()]), Err(Error::NotRpc("neither a response nor a notification")));
     check("x".into(), Err(Error::NotRpc("not a list")));
     check(Value::List(vec![1.into(), 9.into()]), Err(Error::NotRpc("a response without id, error and result")));

@@ -4,10 +4,11 @@ use bytes::Bytes;
 use prost::Message as _;
 use prost_types::{ListValue, Struct, value::Kind};
 
-use super::{Error, schema, undecodable};
+use super::{Error, count, schema, undecodable};
 use crate::{Value, lua, method::Message};
 
 pub(super) fn decode(input: Message, bytes: Bytes) -> Result<Vec<Value>, Error> {
+    count::check(input, &bytes)?;
     macro_rules! message {
         ($type:ty) => {
             <$type>::decode(bytes).map_err(undecodable(stringify!($type)))?

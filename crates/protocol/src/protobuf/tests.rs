@@ -107,6 +107,47 @@ fn exit_arguments_keep_their_places() {
 }
 
 #[test]
+fn a_message_of_very_many_items_is_refused() {
+    const MANY: usize = MAX_ITEMS + 1;
+    let check = |method: &str, message: Vec<u8>, refused: bool| {
+        let error = decode_call(method.as_bytes(), message.into()).err();
+        assert_eq!(error, refused.then_some(Error::TooManyItems), "{method}");
+    };
+    let nothing = || prost_types::Value { kind: None };
+    let list = |count| ListValue { values: vec![nothing(); count] };
+    let in_list = |count| wrapped(Kind::ListValue(list(count)));
+    check("kong.log.err", list(MANY).encode_to_vec(), true);
+    check("kong.log.err", list(MAX_ITEMS).encode_to_vec(), false);
+    let headers = |count| Some(Struct { fields: [("a".to_owned(), in_list(count))].into() });
+    let exit =
+        |body: usize, count| schema::ExitArgs { status: 200, body: vec![1; body].into(), headers: headers(count) };
+    check("kong.response.exit", exit(0, MANY).encode_to_vec(), true);
+    check("kong.response.exit", exit(4 * MANY, 9).encode_to_vec(), false);
+    check("kong.service.request.set_headers", headers(MANY).unwrap().encode_to_vec(), true);
+    let kv = |v| schema::Kv { k: "k".to_owned(), v: Some(v) }.encode_to_vec();
+    check("kong.ctx.shared.set", kv(in_list(MANY)), true);
+    check("kong.ctx.shared.set", kv(text(&"x".repeat(4 * MANY))), false);
+    let tagged = |tag: &str, count| {
+        let consumer = schema::Consumer { tags: vec![tag.to_owned(); count], ..Default::default() };
+        schema::AuthenticateArgs { consumer: Some(consumer), credential: None }.encode_to_vec()
+    };
+    check("kong.client.authenticate", tagged("", MANY), true);
+    check("kong.client.authenticate", tagged("\u{7f}\u{7f}", MAX_ITEMS - 9), false);
+    assert!(decode_call(b"kong.log.err", vec![0xff; 4 * MANY].into()).is_err());
+}
+
+#[test]
+fn a_frame_is_told_from_more() {
+    let check = |buffer: &[u8], expect| assert_eq!(is_one_frame(buffer), expect, "{buffer:?}");
+    check(b"", true);
+    check(b"\x02\x00", true);
+    check(b"\x02\x00\x00\x00a", true);
+    check(b"\x02\x00\x00\x00ab", true);
+    check(b"\x02\x00\x00\x00abc", false);
+    check(b"\x00\x00\x00\x00\x00", false);
+}
+
+#[test]
 fn dynamic_values_lose_false_and_name_null() {
     let list = |values| ListValue { values };
     let message = list(vec![text("a"), wrapped(Kind::NumberValue(1.0)), wrapped(Kind::NumberValue(1.5))]);
