@@ -7,7 +7,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use http_body_util::{BodyExt, Limited};
 use hyper::{ext::ReasonPhrase, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
-use silverback_config::Settings;
 use silverback_model::Phase;
 use silverback_pdk::{
     error_page,
@@ -40,10 +39,7 @@ pub(crate) enum BufferError {
 }
 
 /// Reads an upstream's answer whole.
-pub(crate) async fn read_whole(
-    upstreamed: Upstreamed,
-    _settings: &Settings,
-) -> Result<(http::response::Parts, Bytes), BufferError> {
+pub(crate) async fn read_whole(upstreamed: Upstreamed) -> Result<(http::response::Parts, Bytes), BufferError> {
     let Upstreamed { response, lease, read_timeout } = upstreamed;
     let (head, incoming) = response.into_parts();
     let body = UpstreamResponseBody::new(incoming, lease, read_timeout);
@@ -183,13 +179,15 @@ pub(crate) fn from_gateway(mut flight: Box<Flight>) -> Response<ClientBody> {
         }
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
-    let empty = bodiless || is_head || body.is_empty();
     let finish = Finish::new(flight);
-    head.map(|()| match (empty, chunked) {
-        (true, false) => ClientBody::empty(finish),
-        (_, true) if !bodiless => ClientBody::chunked(body, finish),
-        (true, _) => ClientBody::empty(finish),
-        (false, _) => ClientBody::whole(body, finish),
+    head.map(|()| {
+        if bodiless || is_head {
+            ClientBody::empty(finish)
+        } else if chunked {
+            ClientBody::chunked(body, finish)
+        } else {
+            ClientBody::whole(body, finish)
+        }
     })
 }
 

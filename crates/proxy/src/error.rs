@@ -11,7 +11,6 @@ use silverback_pdk::{
 /// An error of the router or of a plugin: its page takes its format from Accept only.
 pub(crate) fn error_exit(exchange: &Exchange, status: u16, message: &str) -> Exit {
     let accept = exchange.request.headers.get(header::ACCEPT).map(HeaderValue::as_bytes);
-    // A gRPC client says what it is by its Content-Type.
     exit(exchange, error_page::format_for(accept), status, message)
 }
 

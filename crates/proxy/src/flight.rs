@@ -425,7 +425,7 @@ impl Flight {
 
     /// Reads the upstream's answer whole, and lets the response handlers change it.
     async fn buffer(&mut self, upstreamed: Upstreamed) -> End {
-        let (head, body) = match answer::read_whole(upstreamed, &self.profile.settings).await {
+        let (head, body) = match answer::read_whole(upstreamed).await {
             Ok(whole) => whole,
             Err(error) => {
                 self.log(Level::Error, format_args!("{error}"));

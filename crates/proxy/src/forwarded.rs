@@ -38,7 +38,7 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 pub(crate) struct UpstreamHead {
     pub(crate) method: http::Method,
     pub(crate) target: String,
-    /// Without Host; it stands second, where `host_at` says nothing else.
+    /// Host has its place among them; its value comes with each attempt.
     pub(crate) headers: HeaderMap,
 }
 

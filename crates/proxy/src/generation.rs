@@ -101,7 +101,7 @@ impl Generation {
             directory: Arc::clone(&snapshot.directory),
             server_tls: ServerTls::build(&Arc::new(tls::Certificates::build(snapshot, settings)?), settings)?,
             profile: Arc::new(Profile::build(settings, registries)?),
-            client_tls: ClientTls::new(tls::system_roots(settings, snapshot))?,
+            client_tls: ClientTls::new(tls::trusted_roots(snapshot))?,
             hash: snapshot.hash.clone(),
             is_empty: snapshot.services.is_empty() && snapshot.routes.is_empty() && snapshot.plugins.is_empty(),
         })

@@ -17,7 +17,7 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Names that are not in Title-Case, as Kong writes them.
-const SPELLINGS: &[&str] = &["X-Real-IP", "X-Consumer-ID", "X-Consumer-Custom-ID", "WWW-Authenticate", "TE", "DNT"];
+const SPELLINGS: &[&str] = &["X-Real-IP", "X-Consumer-ID", "X-Consumer-Custom-ID", "TE", "DNT"];
 
 /// A head of this size is corrected; the rest of a longer one goes out as hyper wrote it.
 const MAX_HEAD: usize = 64 * 1024;

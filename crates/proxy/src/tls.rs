@@ -117,7 +117,7 @@ pub(crate) fn server_config(
 }
 
 /// What upstream certificates are checked against: the system's authorities and the configuration's.
-pub(crate) fn system_roots(_settings: &Settings, snapshot: &Snapshot) -> RootCertStore {
+pub(crate) fn trusted_roots(snapshot: &Snapshot) -> RootCertStore {
     let mut roots = RootCertStore::empty();
     const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
     if let Ok(text) = fs::read(SYSTEM) {
