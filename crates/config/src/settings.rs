@@ -4,6 +4,12 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
+mod plugin_server;
+
+pub use plugin_server::{
+    Breaker, EventPolicy, Fails, MaxMemory, OnError, PluginServer, ProcessPolicy, ResourceLimit, RestartBackoff,
+};
+
 /// The configuration of a node, checked, defaults filled in.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -107,17 +113,6 @@ pub struct EnabledPlugins {
     pub bundled: bool,
     /// The names given beside it, in order.
     pub named: Vec<String>,
-}
-
-/// A plugin server: `pluginserver_names` and the properties that carry its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PluginServer {
-    pub name: String,
-    pub socket: PathBuf,
-    /// A shell command line; `None`: the process is managed elsewhere.
-    pub start_cmd: Option<String>,
-    /// A shell command line that prints what the server offers.
-    pub query_cmd: String,
 }
 
 /// `trusted_ips`, `real_ip_header`, `real_ip_recursive`.

@@ -2,8 +2,7 @@
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, Weak, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -12,7 +11,7 @@ use silverback_config::{Settings, settings::PluginServer};
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use crate::{
-    Deadlines, Instance, Offer, ServerState, WireProtocol,
+    Deadlines, Instance, Offer, ServerStatus,
     instance::{StartResult, integral_numbers},
     server::Server,
     start, supervisor,
@@ -27,25 +26,11 @@ pub struct Host {
     starts: mpsc::UnboundedSender<start::Wanted>,
 }
 
-/// What an operator wants to know of a server.
-#[derive(Clone, Debug)]
-pub struct ServerStatus {
-    pub name: String,
-    pub protocol: WireProtocol,
-    pub socket: PathBuf,
-    pub state: ServerState,
-    pub pid: Option<u32>,
-    /// How often the process was started again.
-    pub restarts: u64,
-    /// Names of the plugins that it serves.
-    pub plugins: Vec<String>,
-}
-
 impl Host {
     /// Starts the supervisors of all servers on the current runtime. Its thread must live as long as the process does:
     /// the servers' processes die with it.
     pub fn start(settings: &Settings, offers: &[Offer]) -> Arc<Self> {
-        Self::start_with(&settings.plugin_servers, &settings.main_env, offers, Deadlines::default())
+        Self::start_with(&settings.plugin_servers, &settings.main_env, offers, Deadlines::of)
     }
 
     /// As [`Host::start`], with deadlines of one's own.
@@ -53,7 +38,7 @@ impl Host {
         configured: &[PluginServer],
         main_env: &[String],
         offers: &[Offer],
-        deadlines: Deadlines,
+        deadlines: impl Fn(&PluginServer) -> Deadlines,
     ) -> Arc<Self> {
         let mut servers = Vec::new();
         let mut supervisors = Vec::new();
@@ -66,7 +51,7 @@ impl Host {
                 config.socket.clone(),
                 plugins,
                 config.start_cmd.is_some(),
-                deadlines,
+                deadlines(config),
             );
             let server = Arc::new(server);
             let start_cmd = config.start_cmd.clone();
@@ -115,16 +100,7 @@ impl Host {
 
     /// What an operator wants to know, in the order of `pluginserver_names`.
     pub fn status(&self) -> Vec<ServerStatus> {
-        let status = |server: &Arc<Server>| ServerStatus {
-            name: server.name.clone(),
-            protocol: server.protocol,
-            socket: server.socket.clone(),
-            state: server.condition().state,
-            pid: server.process().map(|process| process.pid),
-            restarts: server.restarts.load(Ordering::Relaxed),
-            plugins: server.plugins.clone(),
-        };
-        self.servers.iter().map(status).collect()
+        self.servers.iter().map(|server| server.status()).collect()
     }
 
     /// The instance's number in the server's process; started if it is not.

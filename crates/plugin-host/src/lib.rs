@@ -21,17 +21,23 @@ mod output;
 mod query;
 mod server;
 mod start;
+mod status;
 mod supervisor;
+mod usage;
 
 pub use event::{Connections, EventEnd, Pdk, Reply};
 pub use failure::{EventFailure, FailureKind};
-pub use host::{Host, ServerStatus};
+pub use host::Host;
 pub use instance::Instance;
 pub use query::{Offer, QueryError, query};
 pub use server::ServerState;
 pub use silverback_protocol::dump::{PluginInfo, WireProtocol};
+pub use status::{BreakerState, ProcessStatus, ServerStatus};
+pub use usage::Usage;
 
 use std::time::Duration;
+
+use silverback_config::settings::PluginServer;
 
 /// How long servers may take for what they are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +50,16 @@ pub struct Deadlines {
     pub probe: Duration,
 }
 
-impl Default for Deadlines {
-    fn default() -> Self {
-        Self { event: Duration::from_secs(10), ready: Duration::from_secs(10), probe: Duration::from_secs(2) }
+/// How long a request waits for a server that is starting, at most.
+const READY: Duration = Duration::from_secs(10);
+
+/// How long a server has for a sign of life.
+const PROBE: Duration = Duration::from_secs(2);
+
+impl Deadlines {
+    /// Those that the settings of a server ask for.
+    pub fn of(server: &PluginServer) -> Self {
+        Self { event: server.events.timeout, ready: server.process.start_timeout.min(READY), probe: PROBE }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use silverback_log::Level;
@@ -26,13 +26,14 @@ const SETTLE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
+    pub(crate) started: SystemTime,
     end: OnceLock<String>,
     lines: Mutex<VecDeque<String>>,
 }
 
 impl Process {
     pub(crate) fn new(pid: u32) -> Self {
-        Self { pid, end: OnceLock::new(), lines: Mutex::default() }
+        Self { pid, started: SystemTime::now(), end: OnceLock::new(), lines: Mutex::default() }
     }
 
     /// How it ended, if it did: `exit status 2`, `killed by SIGKILL`.

@@ -17,7 +17,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::{Deadlines, output::Process};
+use crate::{BreakerState, Deadlines, ProcessStatus, ServerStatus, Usage, output::Process};
 
 /// Where a server is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -268,6 +268,37 @@ impl Server {
         let _ = self.orders.send(Order::Stop(grace));
     }
 
+    /// What an operator wants to know.
+    pub(crate) fn status(&self) -> ServerStatus {
+        let condition = self.condition();
+        let process = self.process();
+        let process = ProcessStatus {
+            pid: process.as_ref().map(|process| process.pid),
+            state: condition.state,
+            epoch: condition.epoch,
+            started: process.as_ref().map(|process| process.started),
+            usage: process.and_then(|process| Usage::of(process.pid)),
+            in_flight: 0,
+            events: 0,
+            instances: 0,
+            parked: self.parked.load(Ordering::Relaxed),
+        };
+        ServerStatus {
+            name: self.name.clone(),
+            protocol: self.protocol,
+            socket: self.socket.clone(),
+            managed: self.managed,
+            state: condition.state,
+            pid: process.pid,
+            restarts: self.restarts.load(Ordering::Relaxed),
+            plugins: self.plugins.clone(),
+            in_flight: 0,
+            queue: 0,
+            breaker: BreakerState::Closed,
+            processes: vec![process],
+        }
+    }
+
     pub(crate) fn process(&self) -> Option<Arc<Process>> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -281,9 +312,12 @@ impl Server {
 mod tests {
     use super::*;
 
+    const LONG: Deadlines = Deadlines { event: MINUTE, ready: MINUTE, probe: MINUTE };
+    const MINUTE: Duration = Duration::from_secs(60);
+
     fn server(managed: bool) -> Server {
         let protocol = WireProtocol::ProtoBuf;
-        Server::new("s".to_owned(), protocol, PathBuf::new(), Vec::new(), managed, Deadlines::default()).0
+        Server::new("s".to_owned(), protocol, PathBuf::new(), Vec::new(), managed, LONG).0
     }
 
     #[test]

@@ -218,8 +218,9 @@ mod tests {
     #[test]
     fn those_who_wait_for_a_start_that_is_not_made_get_to_know() {
         let protocol = WireProtocol::MsgPack;
-        let (server, _orders) =
-            Server::new("s".to_owned(), protocol, PathBuf::new(), Vec::new(), true, Deadlines::default());
+        let minute = Duration::from_secs(60);
+        let deadlines = Deadlines { event: minute, ready: minute, probe: minute };
+        let (server, _orders) = Server::new("s".to_owned(), protocol, PathBuf::new(), Vec::new(), true, deadlines);
         let instance = Arc::new(Instance::new(Arc::new(server), "p".to_owned(), serde_json::Map::new()));
         let (mut receiver, first) = instance.join();
         assert!(first);

@@ -92,11 +92,11 @@ fn check_type(property: &Property, value: &str) -> Result<(), String> {
 /// The known name that is fewest edits away, if that is few enough to be a slip.
 fn nearest(name: &str) -> Option<&'static str> {
     let others = directives::OTHERS.into_iter();
-    let (distance, known) = properties::PROPERTIES
-        .iter()
-        .map(|property| property.name)
-        .chain(others)
-        .map(|known| (strsim::damerau_levenshtein(name, known), known))
-        .min()?;
+    closest(name, properties::PROPERTIES.iter().map(|property| property.name).chain(others))
+}
+
+/// The one of `known` that is fewest edits away, if that is few enough to be a slip.
+pub(super) fn closest(name: &str, known: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let (distance, known) = known.map(|known| (strsim::damerau_levenshtein(name, known), known)).min()?;
     (distance <= 2.max(name.len() / 3)).then_some(known)
 }

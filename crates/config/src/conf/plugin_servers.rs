@@ -4,12 +4,20 @@ use std::path::Path;
 
 use crate::settings::PluginServer;
 
-use super::{reader::Reader, resolve::absolute};
+use super::{names::closest, reader::Reader, resolve::absolute};
+
+mod policies;
+
+use policies::Policies;
 
 /// Where the executables of plugin servers are looked for.
 const BIN: &str = "/usr/local/bin";
-/// What may follow `pluginserver_NAME_`.
-const SUFFIXES: [&str; 3] = ["socket", "start_cmd", "query_cmd"];
+/// What may follow `pluginserver_NAME_`, beside the policies.
+const COMMANDS: [&str; 3] = ["socket", "start_cmd", "query_cmd"];
+
+fn suffixes() -> impl Iterator<Item = &'static str> {
+    COMMANDS.into_iter().chain(policies::SUFFIXES)
+}
 
 pub(super) fn read(reader: &mut Reader<'_>, prefix: &Path) -> Vec<PluginServer> {
     let mut servers: Vec<PluginServer> = Vec::new();
@@ -33,7 +41,6 @@ pub(super) fn read(reader: &mut Reader<'_>, prefix: &Path) -> Vec<PluginServer> 
             servers.push(server);
         }
     }
-    unclaimed(reader, &servers);
     if let Some(server) = legacy(reader, prefix) {
         if servers.iter().any(|known| known.name == server.name) {
             reader.problem(
@@ -44,7 +51,29 @@ pub(super) fn read(reader: &mut Reader<'_>, prefix: &Path) -> Vec<PluginServer> 
             servers.push(server);
         }
     }
+    unclaimed(reader, &servers);
+    shared_sockets(reader, &servers);
     servers
+}
+
+/// Servers that the gateway starts unlink each other's socket if they have one path.
+fn shared_sockets(reader: &mut Reader<'_>, servers: &[PluginServer]) {
+    for (index, server) in servers.iter().enumerate() {
+        let earlier = servers.iter().take(index).find(|earlier| {
+            earlier.socket == server.socket && (earlier.start_cmd.is_some() || server.start_cmd.is_some())
+        });
+        if let Some(earlier) = earlier {
+            reader.problem(
+                &format!("pluginserver_{}_socket", stem(&server.name)),
+                format!(
+                    "plugin servers {} and {} have the same socket, {}: each needs one of its own",
+                    earlier.name,
+                    server.name,
+                    server.socket.display()
+                ),
+            );
+        }
+    }
 }
 
 /// The name as it stands in the names of properties, which have letters, digits and underscores only.
@@ -75,7 +104,9 @@ fn by_name(reader: &mut Reader<'_>, prefix: &Path, name: String) -> Option<Plugi
             "start_command undefined for pluginserver {name}; assuming external process management ({base}start_cmd)"
         ));
     }
-    Some(PluginServer { name, socket, start_cmd, query_cmd })
+    let mut policies = Policies::new(reader, &base);
+    let (events, process) = (policies.events(), policies.process());
+    Some(PluginServer { name, socket, start_cmd, query_cmd, events, process })
 }
 
 /// Properties of servers that nobody named, or that no server has.
@@ -88,19 +119,32 @@ fn unclaimed(reader: &mut Reader<'_>, servers: &[PluginServer]) {
         }
         let owner = servers.iter().any(|server| {
             let stem = stem(&server.name);
-            SUFFIXES.iter().any(|suffix| rest.strip_prefix(stem.as_str()) == Some(format!("_{suffix}").as_str()))
+            suffixes().any(|suffix| rest.strip_prefix(stem.as_str()) == Some(format!("_{suffix}").as_str()))
         });
-        let failed = SUFFIXES.iter().any(|suffix| {
+        let failed = suffixes().any(|suffix| {
             rest.strip_suffix(suffix).and_then(|stem| stem.strip_suffix('_')).is_some_and(|stem| {
                 reader.list("pluginserver_names").iter().any(|known| self::stem(&known.to_lowercase()) == stem)
             })
         });
         if !owner && !failed {
-            warnings.push(format!(
-                "{}: '{name}' is ignored: it is not a property of one of pluginserver_names ({})",
-                reader.place(&entry.origin),
-                SUFFIXES.map(|suffix| format!("pluginserver_NAME_{suffix}")).join(", ")
-            ));
+            // the name of a server that is there, with something else after it
+            let stem = servers
+                .iter()
+                .map(|server| stem(&server.name))
+                .find(|stem| rest.strip_prefix(stem.as_str()).is_some_and(|rest| rest.starts_with('_')));
+            let hint = match &stem {
+                Some(stem) => {
+                    let suffix = rest.get(stem.len() + 1..).unwrap_or_default();
+                    closest(suffix, suffixes())
+                        .map(|known| format!(", did you mean 'pluginserver_{stem}_{known}'?"))
+                        .unwrap_or_default()
+                }
+                None => format!(
+                    " of one of pluginserver_names ({})",
+                    suffixes().map(|suffix| format!("pluginserver_NAME_{suffix}")).collect::<Vec<_>>().join(", ")
+                ),
+            };
+            warnings.push(format!("{}: '{name}' is ignored: it is not a property{hint}", reader.place(&entry.origin)));
         }
     }
     for warning in warnings {
@@ -109,10 +153,12 @@ fn unclaimed(reader: &mut Reader<'_>, servers: &[PluginServer]) {
 }
 
 /// The properties of Kong 2.0 to 2.2 become one server named `go`.
-fn legacy(reader: &Reader<'_>, prefix: &Path) -> Option<PluginServer> {
+fn legacy(reader: &mut Reader<'_>, prefix: &Path) -> Option<PluginServer> {
     let directory = reader.text("go_plugins_dir").filter(|directory| directory != "off")?;
     let executable = reader.text("go_pluginserver_exe")?;
     let (directory, executable) = (quoted(&directory), quoted(&executable));
+    let mut policies = Policies::new(reader, "pluginserver_go_");
+    let (events, process) = (policies.events(), policies.process());
     Some(PluginServer {
         name: "go".to_owned(),
         socket: prefix.join("go_pluginserver.sock"),
@@ -121,6 +167,8 @@ fn legacy(reader: &Reader<'_>, prefix: &Path) -> Option<PluginServer> {
             quoted(&prefix.display().to_string())
         )),
         query_cmd: format!("{executable} -dump-all-plugins -plugins-directory {directory}"),
+        events,
+        process,
     })
 }
 

@@ -266,6 +266,59 @@ fn plugin_servers() {
 }
 
 #[test]
+fn policies_of_plugin_servers() {
+    use crate::settings::{Breaker, EventPolicy, Fails, MaxMemory, ProcessPolicy};
+    let base =
+        "prefix = /p\npluginserver_names = a-b\npluginserver_a_b_query_cmd = q\npluginserver_a_b_start_cmd = s\n";
+    let server = settings(base).plugin_servers.remove(0);
+    assert_eq!((server.events, server.process), (EventPolicy::default(), ProcessPolicy::default()));
+
+    let lines = "timeout = 500\non_error = closed, response=open\nmax_inflight = 0\nmax_queue = 7\nbreaker_failures = 3\n\
+                 breaker_pause = 250\nworkers = 4\nmax_requests = 1000\nmax_memory = 300m\nshutdown_grace = 0\n\
+                 env = A=1\ncwd = /tmp\nuser = nobody\nrlimits = nofile=64\nsocket_mode = 0600\nrepair = off\nwatch = on";
+    let lines: String = lines.lines().map(|line| format!("pluginserver_a_b_{line}\n")).collect();
+    let loaded = loaded(&format!("{base}{lines}"), &[]);
+    assert_eq!(loaded.warnings, Vec::<String>::new());
+    let server = &loaded.settings.plugin_servers[0];
+    let (events, process) = (&server.events, &server.process);
+    assert_eq!(events.timeout.as_millis(), 500);
+    assert_eq!(events.on_error.of(silverback_model::Phase::Response), Fails::Open);
+    assert_eq!((events.max_inflight, events.max_queue, events.repair), (0, 7, false));
+    assert_eq!(events.breaker, Some(Breaker { failures: 3, pause: Duration::from_millis(250) }));
+    assert_eq!((process.workers, process.max_requests, process.max_memory), (4, 1000, MaxMemory::Bytes(300 << 20)));
+    assert_eq!((process.socket_mode, process.watch), (Some(0o600), true));
+    assert_eq!(process.user, Some(("nobody".to_owned(), None)));
+
+    let second = load_text(None, &kong_env(&loaded.settings), &BTreeMap::new()).unwrap().settings;
+    assert_eq!(second.plugin_servers, loaded.settings.plugin_servers);
+}
+
+#[test]
+fn wrong_policies_are_told_together() {
+    let text = "pluginserver_names = a,b\npluginserver_a_query_cmd = q\npluginserver_a_start_cmd = s\n\
+                pluginserver_a_timeout = 10s\npluginserver_a_workers = 0\npluginserver_a_cwd = here\n\
+                pluginserver_a_restart_backoff = 5\npluginserver_b_query_cmd = q\npluginserver_b_start_cmd = s\n\
+                pluginserver_b_socket = /s\npluginserver_a_socket = /s";
+    let error = load_text(None, text, &BTreeMap::new()).unwrap_err().to_string();
+    for expect in [
+        "pluginserver_a_timeout: '10s' is not a number of milliseconds between 1 and 86400000",
+        "pluginserver_a_workers: '0' is not a number of processes between 1 and 256, or 'auto'",
+        "pluginserver_a_cwd: 'here' is not an absolute path",
+        "pluginserver_a_restart_backoff: '5' is not the first and the longest pause",
+        "plugin servers a and b have the same socket, /s",
+    ] {
+        assert!(error.contains(expect), "{expect}: {error}");
+    }
+}
+
+#[test]
+fn a_slip_in_a_property_of_a_server_is_named() {
+    let text = "pluginserver_names = a\npluginserver_a_query_cmd = q\npluginserver_a_start_cmd = s\npluginserver_a_timeuot = 5";
+    let loaded = loaded(text, &[]);
+    assert!(loaded.warnings[0].contains("did you mean 'pluginserver_a_timeout'?"), "{:?}", loaded.warnings);
+}
+
+#[test]
 fn a_relative_socket_belongs_to_the_directory_of_the_command() {
     let text =
         "prefix = /p\npluginserver_names = my-go\npluginserver_my_go_query_cmd = q\npluginserver_my_go_start_cmd = s\n";

@@ -79,14 +79,10 @@ impl Stage {
         start_cmd: Option<String>,
         plugin: &'static str,
     ) -> Self {
-        let server = PluginServer {
-            name: "stand-in".to_owned(),
-            socket: folder.path().join("socket"),
-            start_cmd,
-            query_cmd: String::new(),
-        };
+        let mut server = PluginServer::new("stand-in", folder.path().join("socket"), "");
+        server.start_cmd = start_cmd;
         let offer = Offer { server: "stand-in".to_owned(), protocol, socket: None, plugins: Vec::new() };
-        let host = Host::start_with(&[server], &[], &[offer], deadlines);
+        let host = Host::start_with(&[server], &[], &[offer], |_| deadlines);
         let connections = Connections::new(Arc::clone(&host));
         Self { host, connections, protocol, plugin, folder, elsewhere: None, listens_on: "socket" }
     }
