@@ -2,7 +2,11 @@
 //!
 //! The proxy creates it, reads it and moves it through the phases; PDK functions read and change it.
 
-use std::{net::IpAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
@@ -219,22 +223,61 @@ pub struct Client {
     /// The listener's address: `$server_addr`, `$server_port`.
     pub local_ip: Option<IpAddr>,
     pub local_port: u16,
-    pub tls: Option<TlsInfo>,
+    /// What the PROXY protocol said, on a listener that speaks it.
+    pub proxied: Option<Proxied>,
+    pub tls: Option<Arc<TlsInfo>>,
     /// `$connection`, `$connection_requests`.
     pub connection: u64,
     pub connection_requests: u64,
 }
 
-#[derive(Clone, Debug)]
+/// The connection that a proxy in front says it forwards: `$proxy_protocol_addr` and the like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proxied {
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+}
+
+/// A finished TLS handshake with the client.
+#[derive(Clone, Debug, Default)]
 pub struct TlsInfo {
     /// `TLSv1.3` for instance.
     pub version: &'static str,
+    /// OpenSSL's name of the cipher suite.
     pub cipher: String,
+    /// OpenSSL's name of the group that the keys were agreed on with.
+    pub curve: Option<&'static str>,
+    /// The protocol that was agreed on (ALPN).
+    pub alpn: Option<String>,
     pub sni: Option<String>,
+    /// Whether an earlier session was taken up again.
+    pub resumed: bool,
     /// `SUCCESS`, `NONE` or `FAILED:reason`.
     pub client_verify: String,
     /// The client's certificate and what came with it, PEM.
     pub client_chain: Option<String>,
+    /// What the client's certificate says.
+    pub client_certificate: Option<ClientCertificate>,
+}
+
+/// What a client's certificate says, as nginx's variables show it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate alone, PEM: `$ssl_client_raw_cert`.
+    pub pem: String,
+    /// RFC 2253: `$ssl_client_s_dn`.
+    pub subject: String,
+    /// RFC 2253: `$ssl_client_i_dn`.
+    pub issuer: String,
+    /// Hexadecimal, upper case.
+    pub serial: String,
+    /// SHA-1, hexadecimal, lower case.
+    pub fingerprint: String,
+    /// OpenSSL's form: `Jan  1 00:00:00 2030 GMT`.
+    pub valid_from: String,
+    pub valid_to: String,
+    /// The end of its validity, seconds since 1970.
+    pub expires: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

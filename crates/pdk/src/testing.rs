@@ -90,6 +90,7 @@ pub fn exchange() -> Exchange {
             real_port: None,
             local_ip: Some(IpAddr::from([127, 0, 0, 1])),
             local_port: 8000,
+            proxied: None,
             tls: None,
             connection: 1,
             connection_requests: 1,

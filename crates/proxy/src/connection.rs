@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     task::{Poll, Waker},
     time::Duration,
 };
@@ -15,7 +15,7 @@ use std::{
 use bytes::BytesMut;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use silverback_pdk::exchange::TlsInfo;
+use silverback_pdk::exchange::{Proxied, Subsystem, TlsInfo};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::Instant,
@@ -25,6 +25,11 @@ use crate::{
     flight,
     sanitiser::{self, Sanitised},
     send_timeout::SendTimeout,
+    surroundings,
+    tls::{
+        Alpn,
+        handshake::{self, Secured},
+    },
     worker::{Mode, Worker},
 };
 
@@ -42,28 +47,35 @@ pub(crate) enum From {
     Unix,
 }
 
-/// A client connection, as its requests see it.
-pub(crate) struct Connection {
+/// What is known of a connection before anything is said on it, but for the PROXY protocol.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
     pub(crate) from: From,
+    /// The connection that it stands for, if a proxy in front said so.
+    pub(crate) proxied: Option<Proxied>,
     /// `$connection`.
     pub(crate) serial: u64,
+}
+
+/// A client connection, as its requests see it.
+pub(crate) struct Connection {
+    pub(crate) origin: Origin,
     pub(crate) requests: Cell<u64>,
     /// Requests that are not over, and when the last one was.
     live: Cell<usize>,
     idle_since: Cell<Instant>,
     /// An answer said that it was the last, or broke off.
     pub(crate) closing: Cell<bool>,
-    pub(crate) tls: Option<TlsInfo>,
+    pub(crate) tls: Option<Arc<TlsInfo>>,
     pub(crate) http2: bool,
     /// Tells the sanitiser, where there is one.
     pub(crate) wire: Option<Rc<dyn Wire>>,
 }
 
 impl Connection {
-    fn new(from: From, serial: u64, tls: Option<TlsInfo>, http2: bool) -> Self {
+    fn new(origin: Origin, tls: Option<Arc<TlsInfo>>, http2: bool) -> Self {
         Self {
-            from,
-            serial,
+            origin,
             requests: Cell::new(0),
             live: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
@@ -154,20 +166,27 @@ where
     counters.accepted.fetch_add(1, Ordering::Relaxed);
     counters.active.fetch_add(1, Ordering::Relaxed);
     let serial = worker.shared.connection_serial.fetch_add(1, Ordering::Relaxed);
+    let origin = Origin { from, proxied: None, serial };
     if kind.ssl {
-        if let Ok(Some((socket, info, http2))) =
-            tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(&worker, socket, kind)).await
-        {
-            let connection = Connection::new(from, serial, Some(info), http2);
-            if http2 {
-                serve_http2(&worker, socket, connection, BytesMut::new()).await;
-            } else {
-                serve_http1(&worker, socket, connection, BytesMut::new()).await;
+        let alpn = if kind.http2 { Alpn::Http2 } else { Alpn::Http1 };
+        match handshake::accept(&worker, socket, &origin, Subsystem::Http, alpn, HANDSHAKE_TIMEOUT).await {
+            Ok(Secured { stream, info, http2 }) => {
+                let connection = Connection::new(origin, Some(info), http2);
+                if http2 {
+                    serve_http2(&worker, stream, connection, BytesMut::new()).await;
+                } else {
+                    serve_http1(&worker, stream, connection, BytesMut::new()).await;
+                }
             }
+            Err(error) => silverback_log::write(
+                silverback_log::Level::Info,
+                format_args!("SSL handshake failed ({error})"),
+                Some(&surroundings::connection_context(&origin)),
+            ),
         }
     } else {
         let mut socket = socket;
-        let connection = |http2| Connection::new(from, serial, None, http2);
+        let connection = |http2| Connection::new(origin, None, http2);
         match sniff(&worker, &mut socket, kind).await {
             Some((read, true)) => serve_http2(&worker, socket, connection(true), read).await,
             Some((read, false)) => serve_http1(&worker, socket, connection(false), read).await,
@@ -202,51 +221,6 @@ async fn sniff<S: AsyncRead + Unpin>(worker: &Worker, socket: &mut S, kind: Kind
     };
     let http2 = tokio::time::timeout(timeout, sniffing).await.ok()??;
     Some((read, http2))
-}
-
-/// The TLS handshake: the server name is known before the certificate is chosen.
-async fn handshake<S>(
-    worker: &Worker,
-    socket: S,
-    kind: Kind,
-) -> Option<(tokio_rustls::server::TlsStream<S>, TlsInfo, bool)>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let acceptor = tokio_rustls::LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket);
-    let start = acceptor.await.ok()?;
-    let sni = start.client_hello().server_name().map(str::to_owned);
-    let config = std::sync::Arc::clone(worker.shared.generation.load().server_tls.config(kind.http2));
-    let stream = match start.into_stream(config).await {
-        Ok(stream) => stream,
-        Err(error) => {
-            silverback_log::write(silverback_log::Level::Info, format_args!("SSL handshake failed ({error})"), None);
-            return None;
-        }
-    };
-    let (_, session) = stream.get_ref();
-    let version = match session.protocol_version() {
-        Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
-        _ => "TLSv1.3",
-    };
-    let cipher = session.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite())).unwrap_or_default();
-    let http2 = session.alpn_protocol() == Some(b"h2");
-    let info =
-        TlsInfo { version, cipher: openssl_name(&cipher), sni, client_verify: "NONE".to_owned(), client_chain: None };
-    Some((stream, info, http2))
-}
-
-/// OpenSSL's name of a cipher suite, which `$ssl_cipher` shows, from rustls's.
-fn openssl_name(suite: &str) -> String {
-    match suite.strip_prefix("TLS13_") {
-        Some(rest) => format!("TLS_{rest}"),
-        None => suite
-            .trim_start_matches("TLS_")
-            .replace("_WITH_", "-")
-            .replace("AES_", "AES")
-            .replace("CHACHA20_POLY1305_SHA256", "CHACHA20-POLY1305")
-            .replace('_', "-"),
-    }
 }
 
 async fn serve_http1<S>(worker: &Rc<Worker>, socket: S, mut connection: Connection, read: BytesMut)

@@ -29,7 +29,7 @@ use crate::{
     connection::Connection,
     forwarded::{self, Forwarded},
     generation::{Generation, RouteEntry},
-    plugin_run::Ran,
+    plugin_run::{self, Ran},
     plugin_table::Configured,
     profile::Profile,
     request,
@@ -355,7 +355,8 @@ impl Flight {
     /// Runs one handler. False when it ended the request, by its own will or because it failed.
     async fn went_on(&mut self, configured: &Configured, phase: Phase) -> bool {
         // Boxed, like all that most requests do not need: the task stays small, and quick to make.
-        match Box::pin(self.run_plugin(configured, phase)).await {
+        let worker = Rc::clone(&self.worker);
+        match Box::pin(plugin_run::run(&worker.plugins, self, configured, phase)).await {
             Ran::Done => true,
             Ran::Exit => {
                 self.exchange.response.source = Some(Source::Exit);
@@ -550,7 +551,7 @@ impl Finish {
             let (exchange, spool) = (Rc::clone(&exchange), Rc::clone(&spool));
             let running = Rc::clone(&worker);
             worker.spawn(async move {
-                crate::plugin_run::log(&running, &exchange, &configured).await;
+                plugin_run::log(&running, &exchange, &configured).await;
                 drop(spool);
             });
         }

@@ -5,21 +5,24 @@ use std::{collections::HashMap, io, sync::Arc};
 
 use silverback_config::Settings;
 use silverback_model::{Catalogue, Directory, Id, Route, Service, Snapshot};
+use silverback_pdk::exchange::Subsystem;
 use silverback_plugin_host::Host;
 use silverback_router::Router;
 
 use crate::{
     plugin_table::{PluginTable, RoutePlugins, TableError},
-    profile::{Profile, ServerTls},
+    profile::Profile,
     surroundings::AtomicCounters,
-    tls,
+    tls::{self, ServerTls},
     upstream::{Balancers, ClientTls, balancer::Upstreams},
 };
 
 /// A configuration in force.
 pub struct Generation {
     pub(crate) router: Router,
+    /// The plugins of HTTP; those of streams.
     pub(crate) plugins: PluginTable,
+    pub(crate) stream_plugins: PluginTable,
     /// What each route needs, by its id.
     routes: HashMap<Id, Arc<RouteEntry>>,
     pub(crate) upstreams: Arc<Upstreams>,
@@ -81,7 +84,8 @@ impl Generation {
         registries: &Registries,
     ) -> Result<Self, BuildError> {
         let router = Router::build(snapshot).map_err(|error| BuildError::Router(error.to_string()))?;
-        let plugins = PluginTable::build(snapshot, catalogue, &registries.host)?;
+        let plugins = PluginTable::build(snapshot, catalogue, &registries.host, Subsystem::Http)?;
+        let stream_plugins = PluginTable::build(snapshot, catalogue, &registries.host, Subsystem::Stream)?;
         let services: HashMap<Id, &Arc<Service>> =
             snapshot.services.iter().map(|service| (service.id, service)).collect();
         let routes = snapshot
@@ -96,6 +100,7 @@ impl Generation {
         Ok(Self {
             router,
             plugins,
+            stream_plugins,
             routes,
             upstreams: Arc::new(Upstreams::build(snapshot, &registries.balancers)),
             directory: Arc::clone(&snapshot.directory),
@@ -105,6 +110,13 @@ impl Generation {
             hash: snapshot.hash.clone(),
             is_empty: snapshot.services.is_empty() && snapshot.routes.is_empty() && snapshot.plugins.is_empty(),
         })
+    }
+
+    pub(crate) fn plugins_of(&self, subsystem: Subsystem) -> &PluginTable {
+        match subsystem {
+            Subsystem::Http => &self.plugins,
+            Subsystem::Stream => &self.stream_plugins,
+        }
     }
 
     pub(crate) fn route(&self, id: Id) -> Option<&Arc<RouteEntry>> {

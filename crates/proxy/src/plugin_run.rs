@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use silverback_model::Phase;
 use silverback_pdk::{Caller, Exchange, Need, Outcome, exchange::RequestBody};
-use silverback_plugin_host::{EventEnd, Pdk, Reply};
+use silverback_plugin_host::{Connections, EventEnd, Pdk, Reply};
 use silverback_protocol::{Call, Return};
 
 use crate::{
@@ -24,32 +24,19 @@ pub(crate) enum Ran {
     Failed(String),
 }
 
-impl Flight {
-    /// Runs a plugin's handler for a phase.
-    pub(crate) async fn run_plugin(&mut self, configured: &Configured, phase: Phase) -> Ran {
-        match &configured.kind {
-            Kind::External(instance) => {
-                let worker = Rc::clone(&self.worker);
-                let mut calls = FlightCalls { flight: self, caller: &configured.caller };
-                match worker.plugins.handle_event(instance, phase, &mut calls).await {
-                    Ok(EventEnd::Returned) => Ran::Done,
-                    Ok(EventEnd::Exited) => Ran::Exit,
-                    Err(failure) => Ran::Failed(describe(&failure)),
-                }
-            }
-            Kind::InProcess { name, config } => loop {
-                match silverback_plugins::run(name, phase, &mut self.exchange, &configured.caller, config) {
-                    Outcome::Done(_) => return Ran::Done,
-                    Outcome::Unknown => return Ran::Failed(format!("plugin {name} is not built in")),
-                    Outcome::Exit => return Ran::Exit,
-                    Outcome::Raise(why) => return Ran::Failed(format!("plugin {name} failed in {phase}: {why}")),
-                    Outcome::Need(need) => self.provide(need).await,
-                }
-            },
-        }
+/// What a handler works on: one request's or connection's state, and a way to get what a PDK call waits for.
+pub(crate) trait Subject {
+    fn exchange(&mut self) -> &mut Exchange;
+
+    /// Gets what a call waits for. What cannot be had is marked as such in the exchange, and the call says so.
+    async fn provide(&mut self, need: Need);
+}
+
+impl Subject for Flight {
+    fn exchange(&mut self) -> &mut Exchange {
+        &mut self.exchange
     }
 
-    /// Gets what a call waits for. A body that cannot be had is marked as such, and the call says so.
     async fn provide(&mut self, need: Need) {
         if let Err(error) = self.read_body().await {
             self.body_error = Some(error);
@@ -57,6 +44,46 @@ impl Flight {
         if need == Need::RequestBodyInMemory {
             load(&mut self.exchange).await;
         }
+    }
+}
+
+/// An exchange by itself: a connection that has made no request (certificate, preread), so that there is no body.
+impl Subject for Exchange {
+    fn exchange(&mut self) -> &mut Exchange {
+        self
+    }
+
+    async fn provide(&mut self, _: Need) {
+        self.request.body = RequestBody::None;
+    }
+}
+
+/// Runs a plugin's handler for a phase. The future must not be dropped before it ends
+/// ([`Connections::handle_event`]).
+pub(crate) async fn run<S: Subject>(
+    plugins: &Connections,
+    subject: &mut S,
+    configured: &Configured,
+    phase: Phase,
+) -> Ran {
+    match &configured.kind {
+        Kind::External(instance) => {
+            let mut calls = Calls { subject, caller: &configured.caller };
+            match plugins.handle_event(instance, phase, &mut calls).await {
+                Ok(EventEnd::Returned) => Ran::Done,
+                Ok(EventEnd::Exited) => Ran::Exit,
+                Err(failure) => Ran::Failed(describe(&failure)),
+            }
+        }
+        Kind::InProcess { name, config } => loop {
+            match silverback_plugins::run(name, phase, subject.exchange(), &configured.caller, config) {
+                Outcome::Done(_) => return Ran::Done,
+                Outcome::Unknown => return Ran::Failed(format!("plugin {name} is not built in")),
+                Outcome::Exit => return Ran::Exit,
+                Outcome::Raise(why) => return Ran::Failed(format!("plugin {name} failed in {phase}: {why}")),
+                Outcome::Need(need) => subject.provide(need).await,
+            }
+        },
     }
 }
 
@@ -80,16 +107,16 @@ fn describe(failure: &silverback_plugin_host::EventFailure) -> String {
     text
 }
 
-struct FlightCalls<'f> {
-    flight: &'f mut Flight,
-    caller: &'f Caller,
+struct Calls<'s, S> {
+    subject: &'s mut S,
+    caller: &'s Caller,
 }
 
-impl Pdk for FlightCalls<'_> {
+impl<S: Subject> Pdk for Calls<'_, S> {
     async fn call(&mut self, call: &Call) -> Reply {
         loop {
-            match silverback_pdk::call(&mut self.flight.exchange, self.caller, call) {
-                Outcome::Need(need) => self.flight.provide(need).await,
+            match silverback_pdk::call(self.subject.exchange(), self.caller, call) {
+                Outcome::Need(need) => self.subject.provide(need).await,
                 outcome => return reply(outcome),
             }
         }

@@ -12,7 +12,7 @@ use silverback_model::{
     Catalogue, Directory, Id, Phase, PhaseSet, Plugin, PluginDefinition, PluginSource, Route, Service, Snapshot,
     schema::is_reference,
 };
-use silverback_pdk::Caller;
+use silverback_pdk::{Caller, exchange::Subsystem};
 use silverback_plugin_host::{Host, Instance, WireProtocol};
 
 /// All plugins that have a configuration, in the order in which they run.
@@ -77,9 +77,18 @@ pub enum TableError {
 }
 
 impl PluginTable {
-    pub(crate) fn build(snapshot: &Snapshot, catalogue: &Catalogue, host: &Host) -> Result<Self, TableError> {
+    /// The plugins of one subsystem: a configuration belongs to those that its `protocols` name.
+    pub(crate) fn build(
+        snapshot: &Snapshot,
+        catalogue: &Catalogue,
+        host: &Host,
+        subsystem: Subsystem,
+    ) -> Result<Self, TableError> {
         let mut by_name: HashMap<&str, (&PluginDefinition, PluginEntry)> = HashMap::new();
-        for plugin in snapshot.plugins.iter().filter(|plugin| plugin.enabled) {
+        let belongs = |plugin: &Plugin| {
+            plugin.protocols.iter().any(|protocol| protocol.is_http() == (subsystem == Subsystem::Http))
+        };
+        for plugin in snapshot.plugins.iter().filter(|plugin| plugin.enabled && belongs(plugin)) {
             let definition = catalogue.get(&plugin.name).ok_or_else(|| TableError::Unknown(plugin.name.clone()))?;
             let plugin = with_secrets(plugin, &snapshot.directory);
             let configured = Arc::new(configure(&plugin, definition, host)?);

@@ -8,11 +8,13 @@ use silverback_config::Settings;
 use silverback_model::Phase;
 use silverback_pdk::{
     Exchange,
-    exchange::{Client, HttpVersion, Request, RequestBody, Response, Subsystem, Timings, UpstreamChoice, Wishes},
+    exchange::{
+        Client, HttpVersion, Request, RequestBody, Response, Subsystem, Timings, TlsInfo, UpstreamChoice, Wishes,
+    },
 };
 
 use crate::{
-    connection::{Connection, From},
+    connection::{Connection, From, Origin},
     generation::Generation,
     real_ip,
     sanitiser::{Kept, is_host, is_kept},
@@ -124,9 +126,45 @@ pub(crate) fn refused_exchange(connection: &Connection, generation: &Generation,
 }
 
 fn begin(connection: &Connection, generation: &Generation, request: Request) -> Box<Exchange> {
+    let mut exchange =
+        blank(&connection.origin, generation, Subsystem::Http, Phase::Rewrite, connection.tls.clone(), request);
+    exchange.client.connection_requests = connection.requests.get();
+    exchange
+}
+
+/// The state of a connection that has made no request: what plugins see in `certificate`, and in the phases of a stream.
+pub(crate) fn of_connection(
+    origin: &Origin,
+    generation: &Generation,
+    subsystem: Subsystem,
+    phase: Phase,
+    tls: Option<Arc<TlsInfo>>,
+) -> Box<Exchange> {
+    let request = Request {
+        method: Method::GET,
+        version: HttpVersion::Http11,
+        path: String::new(),
+        query: None,
+        raw_uri: String::new(),
+        host: String::new(),
+        headers: HeaderMap::new(),
+        body: RequestBody::None,
+        length: 0,
+    };
+    blank(origin, generation, subsystem, phase, tls, request)
+}
+
+fn blank(
+    origin: &Origin,
+    generation: &Generation,
+    subsystem: Subsystem,
+    phase: Phase,
+    tls: Option<Arc<TlsInfo>>,
+    request: Request,
+) -> Box<Exchange> {
     let node = Arc::clone(&generation.profile.node);
     let started = node.surroundings.now();
-    let (ip, port, local_ip, local_port) = match connection.from {
+    let (ip, port, local_ip, local_port) = match origin.from {
         From::Tcp { peer, local } => {
             (Some(peer.ip().to_canonical()), peer.port(), Some(local.ip().to_canonical()), local.port())
         }
@@ -137,8 +175,8 @@ fn begin(connection: &Connection, generation: &Generation, request: Request) -> 
         node,
         directory: Arc::clone(&generation.directory),
         upstream_names: Arc::clone(&generation.upstreams.names),
-        subsystem: Subsystem::Http,
-        phase: Phase::Rewrite,
+        subsystem,
+        phase,
         id: format!("{:032x}", fastrand::u128(..)),
         started,
         timings: Timings::default(),
@@ -149,9 +187,10 @@ fn begin(connection: &Connection, generation: &Generation, request: Request) -> 
             real_port: if real_ip.is_some() { real_port } else { Some(port) },
             local_ip,
             local_port,
-            tls: connection.tls.clone(),
-            connection: connection.serial,
-            connection_requests: connection.requests.get(),
+            proxied: origin.proxied,
+            tls,
+            connection: origin.serial,
+            connection_requests: 0,
         },
         request,
         upstream: UpstreamChoice::default(),

@@ -10,13 +10,17 @@ use std::{
 
 use silverback_config::Settings;
 use silverback_log::{Context, Level};
+use silverback_model::Phase;
 use silverback_pdk::{
     Exchange,
     error_page::Templates,
-    exchange::{HttpVersion, Limits, LogLevel, Node, Statistics, Surroundings},
+    exchange::{HttpVersion, Limits, LogLevel, Node, Statistics, Subsystem, Surroundings},
 };
 
-use crate::generation::Registries;
+use crate::{
+    connection::{From, Origin},
+    generation::Registries,
+};
 
 /// Counters since the start, one set for all workers.
 #[derive(Debug, Default)]
@@ -118,20 +122,41 @@ const fn severity(level: LogLevel) -> Level {
     }
 }
 
-/// What an error-log line says of the request that it belongs to.
+/// What an error-log line says of the request that it belongs to, or of the connection where there is none (yet).
 pub(crate) fn context(exchange: &Exchange) -> Context {
     let request = &exchange.request;
+    let connection = Context {
+        connection: Some(exchange.client.connection),
+        client: exchange.client.real_ip.map(|ip| ip.to_string()),
+        server: Some("kong".to_owned()),
+        ..Context::default()
+    };
+    if exchange.subsystem == Subsystem::Stream || exchange.phase == Phase::Certificate {
+        return connection;
+    }
     let version = match request.version {
         HttpVersion::Http10 => "1.0",
         HttpVersion::Http11 => "1.1",
         HttpVersion::Http2 => "2.0",
     };
     Context {
-        connection: Some(exchange.client.connection),
-        client: exchange.client.real_ip.map(|ip| ip.to_string()),
-        server: Some("kong".to_owned()),
         request: Some(format!("{} {} HTTP/{version}", request.method, request.raw_uri)),
         host: (!request.host.is_empty()).then(|| request.host.clone()),
         request_id: Some(exchange.id.clone()),
+        ..connection
+    }
+}
+
+/// What an error-log line says of a connection that no exchange was made for.
+pub(crate) fn connection_context(origin: &Origin) -> Context {
+    let client = match origin.from {
+        From::Tcp { peer, .. } => peer.ip().to_canonical().to_string(),
+        From::Unix => "unix:".to_owned(),
+    };
+    Context {
+        connection: Some(origin.serial),
+        client: Some(client),
+        server: Some("kong".to_owned()),
+        ..Context::default()
     }
 }

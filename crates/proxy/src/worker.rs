@@ -22,6 +22,7 @@ use crate::{
     generation::{Generation, Registries},
     listener::{Bound, Listener},
     surroundings::AtomicCounters,
+    tls::handshake::Waiting,
     upstream::{Balancers, Pool, Resolver},
 };
 
@@ -62,6 +63,8 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     pub(crate) plugins: Connections,
     pub(crate) mode: watch::Receiver<Mode>,
+    /// Those that wait for plugins.
+    pub(crate) handshakes: Waiting,
     tasks: Rc<Tasks>,
 }
 
@@ -113,6 +116,7 @@ pub(crate) fn run(runtime: &Runtime, shared: Arc<Shared>, listeners: Vec<Listene
         let worker = Rc::new(Worker {
             pool: Pool::new(keepalive.pool_size, keepalive.max_requests, keepalive.idle_timeout),
             plugins: Connections::new(Arc::clone(&shared.host)),
+            handshakes: Waiting::default(),
             tasks: Rc::default(),
             shared,
             mode: mode.clone(),
