@@ -3,26 +3,29 @@
 
 use std::{
     cell::Cell,
-    io,
+    fmt,
     net::SocketAddr,
-    pin::{Pin, pin},
+    pin::pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
-    task::{Poll, Waker},
+    task::Waker,
     time::Duration,
 };
 
 use bytes::BytesMut;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use silverback_log::Level;
 use silverback_pdk::exchange::{Proxied, Subsystem, TlsInfo};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     time::Instant,
 };
 
 use crate::{
     flight,
+    prefixed::Prefixed,
+    proxy_protocol,
     sanitiser::{self, Sanitised},
     send_timeout::SendTimeout,
     surroundings,
@@ -38,6 +41,8 @@ use crate::{
 pub(crate) struct Kind {
     pub(crate) ssl: bool,
     pub(crate) http2: bool,
+    /// Each connection begins with a PROXY protocol header.
+    pub(crate) proxy_protocol: bool,
 }
 
 /// Where a connection comes from.
@@ -161,39 +166,56 @@ pub(crate) async fn serve<S>(worker: Rc<Worker>, socket: S, from: From, kind: Ki
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let socket = SendTimeout::new(socket, worker.shared.generation.load().profile.settings.http.send_timeout);
     let counters = &worker.shared.counters;
     counters.accepted.fetch_add(1, Ordering::Relaxed);
     counters.active.fetch_add(1, Ordering::Relaxed);
     let serial = worker.shared.connection_serial.fetch_add(1, Ordering::Relaxed);
-    let origin = Origin { from, proxied: None, serial };
-    if kind.ssl {
-        let alpn = if kind.http2 { Alpn::Http2 } else { Alpn::Http1 };
-        match handshake::accept(&worker, socket, &origin, Subsystem::Http, alpn, HANDSHAKE_TIMEOUT).await {
-            Ok(Secured { stream, info, http2 }) => {
-                let connection = Connection::new(origin, Some(info), http2);
-                if http2 {
-                    serve_http2(&worker, stream, connection, BytesMut::new()).await;
-                } else {
-                    serve_http1(&worker, stream, connection, BytesMut::new()).await;
-                }
-            }
-            Err(error) => silverback_log::write(
-                silverback_log::Level::Info,
-                format_args!("SSL handshake failed ({error})"),
-                Some(&surroundings::connection_context(&origin)),
-            ),
-        }
+    let http = worker.shared.generation.load().profile.settings.http;
+    let socket = SendTimeout::new(socket, http.send_timeout);
+    let mut origin = Origin { from, proxied: None, serial };
+    if !kind.proxy_protocol {
+        serve_socket(&worker, socket, origin, kind).await;
     } else {
-        let mut socket = socket;
-        let connection = |http2| Connection::new(origin, None, http2);
-        match sniff(&worker, &mut socket, kind).await {
-            Some((read, true)) => serve_http2(&worker, socket, connection(true), read).await,
-            Some((read, false)) => serve_http1(&worker, socket, connection(false), read).await,
-            None => {}
+        match proxy_protocol::accept(socket, http.header_timeout).await {
+            Ok((socket, proxied)) => {
+                origin.proxied = proxied;
+                serve_socket(&worker, socket, origin, kind).await;
+            }
+            Err(error) => log(Level::Error, format_args!("{error}"), &origin),
         }
     }
     worker.shared.counters.active.fetch_sub(1, Ordering::Relaxed);
+}
+
+async fn serve_socket<S>(worker: &Rc<Worker>, mut socket: S, origin: Origin, kind: Kind)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    if kind.ssl {
+        let alpn = if kind.http2 { Alpn::Http2 } else { Alpn::Http1 };
+        match handshake::accept(worker, socket, &origin, Subsystem::Http, alpn, HANDSHAKE_TIMEOUT).await {
+            Ok(Secured { stream, info, http2 }) => {
+                let connection = Connection::new(origin, Some(info), http2);
+                if http2 {
+                    serve_http2(worker, stream, connection, BytesMut::new()).await;
+                } else {
+                    serve_http1(worker, stream, connection, BytesMut::new()).await;
+                }
+            }
+            Err(error) => log(error.level(), format_args!("SSL handshake failed ({error})"), &origin),
+        }
+        return;
+    }
+    let connection = |http2| Connection::new(origin, None, http2);
+    match sniff(worker, &mut socket, kind).await {
+        Some((read, true)) => serve_http2(worker, socket, connection(true), read).await,
+        Some((read, false)) => serve_http1(worker, socket, connection(false), read).await,
+        None => {}
+    }
+}
+
+fn log(level: Level, message: fmt::Arguments<'_>, origin: &Origin) {
+    silverback_log::write(level, message, Some(&surroundings::connection_context(origin)));
 }
 
 /// Reads the first bytes to tell HTTP/2 with prior knowledge from HTTP/1. `None`: the client left, or said nothing.
@@ -363,7 +385,7 @@ where
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(max_head)
         .keep_alive_interval((!http.keepalive_timeout.is_zero()).then_some(http.keepalive_timeout))
-        .serve_connection(TokioIo::new(Prefixed { read, socket }), service);
+        .serve_connection(TokioIo::new(Prefixed::new(read, socket)), service);
     let mut serving = pin!(serving);
     let mut mode = worker.mode.clone();
     let mut closing = false;
@@ -387,52 +409,5 @@ where
         if closing {
             serving.as_mut().graceful_shutdown();
         }
-    }
-}
-
-/// A socket of which some bytes were read already.
-struct Prefixed<S> {
-    read: BytesMut,
-    socket: S,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Prefixed<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.read.is_empty() {
-            return Pin::new(&mut self.socket).poll_read(cx, out);
-        }
-        let n = self.read.len().min(out.remaining());
-        out.put_slice(&self.read.split_to(n));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-        data: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.socket).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }

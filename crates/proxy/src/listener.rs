@@ -17,6 +17,7 @@ pub(crate) struct Listener {
     pub(crate) socket: Bound,
     pub(crate) ssl: bool,
     pub(crate) http2: bool,
+    pub(crate) proxy_protocol: bool,
 }
 
 pub(crate) enum Bound {
@@ -29,8 +30,6 @@ pub(crate) enum Bound {
 pub enum BindError {
     #[error("bind() to {address} failed ({source})")]
     Bind { address: String, source: io::Error },
-    #[error("{address}: the PROXY protocol is not supported yet; remove proxy_protocol from the listener")]
-    ProxyProtocol { address: String },
 }
 
 /// Binds each address once for each worker.
@@ -41,9 +40,6 @@ pub(crate) fn bind_all(settings: &Settings) -> Result<Vec<Vec<Listener>>, BindEr
         for (index, listeners) in by_worker.iter_mut().enumerate() {
             let socket = match &listen.address {
                 ListenAddress::Tcp(address) => {
-                    if listen.proxy_protocol {
-                        return Err(BindError::ProxyProtocol { address: address.to_string() });
-                    }
                     let socket = bind_tcp(listen, *address)
                         .map_err(|source| BindError::Bind { address: address.to_string(), source })?;
                     Bound::Tcp(socket)
@@ -55,7 +51,12 @@ pub(crate) fn bind_all(settings: &Settings) -> Result<Vec<Vec<Listener>>, BindEr
                 ),
                 ListenAddress::Unix(_) => continue,
             };
-            listeners.push(Listener { socket, ssl: listen.ssl, http2: listen.http2 });
+            listeners.push(Listener {
+                socket,
+                ssl: listen.ssl,
+                http2: listen.http2,
+                proxy_protocol: listen.proxy_protocol,
+            });
         }
     }
     Ok(by_worker)

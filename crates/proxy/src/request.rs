@@ -170,7 +170,11 @@ fn blank(
         }
         From::Unix => (None, 0, None, 0),
     };
-    let (real_ip, real_port) = real_ip::resolve(&generation.profile.settings.real_ip, ip, &request.headers);
+    let trust = &generation.profile.settings.real_ip;
+    let (real_ip, real_port) = match subsystem {
+        Subsystem::Http => real_ip::resolve(trust, ip, origin.proxied, &request.headers),
+        Subsystem::Stream => real_ip::of_stream(trust, ip, origin.proxied),
+    };
     Box::new(Exchange {
         node,
         directory: Arc::clone(&generation.directory),

@@ -148,8 +148,8 @@ async fn sweep(pool: Pool) {
 }
 
 async fn accept_loop(worker: Rc<Worker>, listener: Listener) {
-    let Listener { socket, ssl, http2 } = listener;
-    let kind = connection::Kind { ssl, http2 };
+    let Listener { socket, ssl, http2, proxy_protocol } = listener;
+    let kind = connection::Kind { ssl, http2, proxy_protocol };
     let result = match socket {
         Bound::Tcp(socket) => match TcpListener::from_std(socket) {
             Ok(socket) => accept_tcp(&worker, socket, kind).await,

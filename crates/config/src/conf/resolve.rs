@@ -99,9 +99,7 @@ fn assemble(reader: &mut Reader<'_>, ignored: Vec<IgnoredProperty>, written: &Ra
     let status_listen = listens(reader, "status_listen", Subsystem::Http);
     let stream_listen = listens(reader, "stream_listen", Subsystem::Stream);
     warn_of_streams(reader, &stream_listen);
-    for (name, listens) in
-        [("proxy_listen", &proxy_listen), ("admin_listen", &admin_listen), ("status_listen", &status_listen)]
-    {
+    for (name, listens) in [("admin_listen", &admin_listen), ("status_listen", &status_listen)] {
         refuse_proxy_protocol(reader, name, listens);
     }
     unique_addresses(
@@ -227,7 +225,8 @@ fn warn_of_streams(reader: &mut Reader<'_>, listens: &[Listen]) {
 fn refuse_proxy_protocol(reader: &mut Reader<'_>, name: &str, listens: &[Listen]) {
     for listen in listens.iter().filter(|listen| listen.proxy_protocol) {
         let message = format!(
-            "{name}: {}: the PROXY protocol is not supported yet; remove proxy_protocol from the listener",
+            "{name}: {}: the PROXY protocol is spoken on proxy_listen and stream_listen only; remove proxy_protocol from \
+             the listener",
             listen.address
         );
         reader.problem(name, message);

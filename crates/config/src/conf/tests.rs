@@ -99,11 +99,10 @@ fn every_problem_has_its_place() {
         ("nginx_include = /x", &[], "/k:1: nginx_include: nginx configuration files are not supported"),
         ("nginx_http_x_include = /x", &[], "/k:1: nginx_http_x_include: nginx configuration files are not supported"),
         (
-            "proxy_listen = 127.0.0.1:1 proxy_protocol",
+            "\nadmin_listen = unix:/a proxy_protocol",
             &[],
-            "/k:1: proxy_listen: 127.0.0.1:1: the PROXY protocol is not",
+            "/k:2: admin_listen: unix:/a: the PROXY protocol is spoken on",
         ),
-        ("\nadmin_listen = unix:/a proxy_protocol", &[], "/k:2: admin_listen: unix:/a: the PROXY protocol is not"),
         ("pluginserver_names = a b", &[], "/k:1: pluginserver_names: 'a b' cannot be a name: it may have letters,"),
         ("nginx_http_log_format = x '$nope'", &[], "/k:1: nginx_http_log_format: unknown \"nope\" variable"),
         ("nginx_http_include = /x", &[], "/k:1: nginx_http_include: nginx configuration files are not supported"),

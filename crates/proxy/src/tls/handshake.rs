@@ -50,6 +50,16 @@ pub(crate) enum HandshakeError {
     Crowded,
 }
 
+impl HandshakeError {
+    /// How serious it is, for the error log: clients that change their minds are everyday.
+    pub(crate) const fn level(&self) -> Level {
+        match self {
+            Self::Crowded => Level::Warn,
+            Self::Timeout(_) | Self::Tls(_) | Self::Refused => Level::Info,
+        }
+    }
+}
+
 /// How many handshakes of a worker wait for plugins.
 #[derive(Default)]
 pub(crate) struct Waiting(Rc<Cell<usize>>);
