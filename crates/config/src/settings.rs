@@ -147,12 +147,49 @@ pub struct Tls {
     /// Whether TLS 1.2 and 1.3 are allowed.
     pub tls12: bool,
     pub tls13: bool,
-    /// `ssl_cipher_suite` and `ssl_ciphers` as written.
+    /// `ssl_cipher_suite` as written.
     pub cipher_suite: String,
-    pub ciphers: Option<String>,
-    pub session_timeout: Duration,
+    /// The suites of TLS 1.2 by OpenSSL's names, the preferred one first. Those of TLS 1.3 are always on.
+    pub ciphers: Vec<&'static str>,
+    /// Whether the order of `ciphers` goes before the client's.
+    pub prefer_server_ciphers: bool,
+    pub sessions: TlsSessions,
+    /// `None`: clients are not asked for certificates, unless by a plugin.
+    pub client_verification: Option<ClientVerification>,
     /// Names of what was asked for and rustls does not have (TLSv1, DHE, ...).
     pub unavailable: Vec<String>,
+}
+
+/// How TLS sessions are taken up again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TlsSessions {
+    /// `ssl_session_timeout`.
+    pub timeout: Duration,
+    /// `ssl_session_cache_size`, as a number of sessions.
+    pub cached: usize,
+    /// `ssl_session_tickets`.
+    pub tickets: bool,
+}
+
+/// `nginx_proxy_ssl_verify_client` and its company.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientVerification {
+    pub demand: ClientCertificateDemand,
+    /// PEM files of the authorities: `ssl_client_certificate`, `ssl_trusted_certificate`.
+    pub authorities: Vec<PathBuf>,
+    /// `ssl_verify_depth`: certificates between the client's and an authority.
+    pub depth: usize,
+}
+
+/// What `ssl_verify_client` asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClientCertificateDemand {
+    /// `on`: a request without a certificate that verifies is refused.
+    Required,
+    /// `optional`: a certificate that does not verify is refused.
+    Optional,
+    /// `optional_no_ca`: who issued it does not matter.
+    Unverified,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

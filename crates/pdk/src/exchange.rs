@@ -267,8 +267,10 @@ pub struct ClientCertificate {
     pub pem: String,
     /// RFC 2253: `$ssl_client_s_dn`.
     pub subject: String,
+    pub subject_legacy: String,
     /// RFC 2253: `$ssl_client_i_dn`.
     pub issuer: String,
+    pub issuer_legacy: String,
     /// Hexadecimal, upper case.
     pub serial: String,
     /// SHA-1, hexadecimal, lower case.

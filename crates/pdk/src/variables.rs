@@ -8,7 +8,7 @@ use http::HeaderMap;
 
 use crate::{
     Exchange,
-    exchange::{HttpVersion, RequestBody, Subsystem, Try},
+    exchange::{ClientCertificate, HttpVersion, RequestBody, Subsystem, Try},
     headers,
 };
 
@@ -114,20 +114,57 @@ fn connection<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
 }
 
 fn tls<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
-    if name == "ssl_preread_server_name" {
-        return exchange.client.tls.as_ref().and_then(|tls| tls.sni.as_deref()).and_then(borrowed);
-    }
     let tls = exchange.client.tls.as_ref();
     match name {
         "https" => tls.and_then(|_| borrowed("on")).or(borrowed("")),
         "ssl_protocol" => borrowed(tls?.version),
         "ssl_cipher" => borrowed(&tls?.cipher),
-        "ssl_server_name" => borrowed(tls?.sni.as_deref()?),
+        "ssl_curve" => borrowed(tls?.curve?),
+        "ssl_alpn_protocol" => borrowed(tls?.alpn.as_deref()?),
+        "ssl_server_name" | "ssl_preread_server_name" => borrowed(tls?.sni.as_deref()?),
+        "ssl_session_reused" => borrowed(if tls?.resumed { "r" } else { "." }),
         "ssl_client_verify" => borrowed(&tls?.client_verify),
-        "ssl_client_raw_cert" | "ssl_client_cert" => borrowed(tls?.client_chain.as_deref()?),
-        "ssl_session_reused" => tls.and_then(|_| borrowed(".")),
+        _ => client_certificate(exchange, tls?.client_certificate.as_ref()?, name),
+    }
+}
+
+fn client_certificate<'a>(
+    exchange: &Exchange,
+    certificate: &'a ClientCertificate,
+    name: &str,
+) -> Option<Cow<'a, [u8]>> {
+    match name {
+        "ssl_client_raw_cert" => borrowed(certificate.pem.trim_end()),
+        // Fit for a header line of old: each line but the first begins with a tab.
+        "ssl_client_cert" => text(certificate.pem.trim_end().replace('\n', "\n\t")),
+        "ssl_client_escaped_cert" => text(escaped(&certificate.pem)),
+        "ssl_client_s_dn" => borrowed(&certificate.subject),
+        "ssl_client_s_dn_legacy" => borrowed(&certificate.subject_legacy),
+        "ssl_client_i_dn" => borrowed(&certificate.issuer),
+        "ssl_client_i_dn_legacy" => borrowed(&certificate.issuer_legacy),
+        "ssl_client_serial" => borrowed(&certificate.serial),
+        "ssl_client_fingerprint" => borrowed(&certificate.fingerprint),
+        "ssl_client_v_start" => borrowed(&certificate.valid_from),
+        "ssl_client_v_end" => borrowed(&certificate.valid_to),
+        "ssl_client_v_remain" => {
+            let left = certificate.expires as f64 - exchange.node.surroundings.now();
+            text(format!("{:.0}", (left / 86_400.0).floor().max(0.0)))
+        }
         _ => None,
     }
+}
+
+/// Percent-encoded as nginx does it for a URI component.
+fn escaped(value: &str) -> String {
+    use std::fmt::Write as _;
+    value.bytes().fold(String::with_capacity(value.len()), |mut text, byte| {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+        text
+    })
 }
 
 fn node<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {

@@ -73,6 +73,8 @@ pub(crate) struct Connection {
     pub(crate) closing: Cell<bool>,
     pub(crate) tls: Option<Arc<TlsInfo>>,
     pub(crate) http2: bool,
+    /// The client speaks clear text on a listener for TLS: it is told so, and nothing else.
+    pub(crate) misses_tls: bool,
     /// Tells the sanitiser, where there is one.
     pub(crate) wire: Option<Rc<dyn Wire>>,
 }
@@ -87,6 +89,7 @@ impl Connection {
             closing: Cell::new(false),
             tls,
             http2,
+            misses_tls: false,
             wire: None,
         }
     }
@@ -192,6 +195,17 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     if kind.ssl {
+        let limit = worker.shared.generation.load().profile.settings.http.header_timeout;
+        let mut read = BytesMut::with_capacity(2048);
+        if !matches!(tokio::time::timeout(limit, socket.read_buf(&mut read)).await, Ok(Ok(n)) if n > 0) {
+            return;
+        }
+        if read.first().is_some_and(u8::is_ascii_uppercase) {
+            let mut connection = Connection::new(origin, None, false);
+            connection.misses_tls = true;
+            return serve_http1(worker, socket, connection, read).await;
+        }
+        let socket = Prefixed::new(read, socket);
         let alpn = if kind.http2 { Alpn::Http2 } else { Alpn::Http1 };
         match handshake::accept(worker, socket, &origin, Subsystem::Http, alpn, HANDSHAKE_TIMEOUT).await {
             Ok(Secured { stream, info, http2 }) => {

@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
+use silverback_config::settings::ClientCertificateDemand;
 use silverback_log::Level;
 use silverback_model::Phase;
 use silverback_pdk::{
@@ -139,6 +140,9 @@ impl Flight {
         if let Some(status) = request::refusal(&self.exchange, &self.profile.settings) {
             return self.fail(status, None);
         }
+        if let Some(message) = self.tls_refusal() {
+            return self.fail(400, Some(message));
+        }
         if !self.rewrite(&generation).await {
             return End::Gateway;
         }
@@ -197,6 +201,21 @@ impl Flight {
                 }
                 self.fail(failure.status(), None)
             }
+        }
+    }
+
+    /// Why nginx refuses a request for how it came: without TLS, or without the certificate that it takes.
+    fn tls_refusal(&self) -> Option<&'static str> {
+        if self.connection.misses_tls {
+            return Some("The plain HTTP request was sent to HTTPS port");
+        }
+        let demand = self.profile.settings.tls.client_verification.as_ref()?.demand;
+        match (demand, self.exchange.client.tls.as_ref()?.client_verify.as_str()) {
+            (_, "SUCCESS") | (ClientCertificateDemand::Optional | ClientCertificateDemand::Unverified, "NONE") => None,
+            (ClientCertificateDemand::Required, "NONE") => Some("No required SSL certificate was sent"),
+            // Only who issued it is left open (nginx's `ngx_ssl_verify_error_optional`).
+            (ClientCertificateDemand::Unverified, verdict) if is_of_issuer(verdict) => None,
+            _ => Some("The SSL certificate error"),
         }
     }
 
@@ -476,6 +495,11 @@ impl Flight {
         self.exchange.exit = Some(exit);
         End::Gateway
     }
+}
+
+/// Whether a certificate failed to verify for its issuer alone.
+fn is_of_issuer(verdict: &str) -> bool {
+    ["self-signed", "unable to"].iter().any(|reason| verdict.starts_with(&format!("FAILED:{reason}")))
 }
 
 /// What is left to do when a request's answer has gone out, or cannot.

@@ -13,7 +13,7 @@ use crate::{
     plugin_table::{PluginTable, RoutePlugins, TableError},
     profile::Profile,
     surroundings::AtomicCounters,
-    tls::{self, ServerTls},
+    tls::{self, ServerTls, Sessions},
     upstream::{Balancers, ClientTls, balancer::Upstreams},
 };
 
@@ -53,6 +53,8 @@ pub enum BuildError {
     #[error("certificates: {0}")]
     Certificates(#[from] tls::CertificateError),
     #[error("TLS: {0}")]
+    ServerTls(#[from] tls::ServerTlsError),
+    #[error("TLS: {0}")]
     Tls(#[from] rustls::Error),
     #[error("access log: {0}")]
     AccessLog(#[from] io::Error),
@@ -62,13 +64,14 @@ pub enum BuildError {
 pub struct Registries {
     pub(crate) host: Arc<Host>,
     pub(crate) balancers: Balancers,
+    pub(crate) sessions: Sessions,
     pub(crate) counters: Arc<AtomicCounters>,
     pub(crate) node_id: String,
 }
 
 impl Registries {
     pub fn new(host: Arc<Host>, node_id: String) -> Self {
-        Self { host, balancers: Balancers::default(), counters: Arc::default(), node_id }
+        Self { host, balancers: Balancers::default(), sessions: Sessions::default(), counters: Arc::default(), node_id }
     }
 }
 
@@ -104,7 +107,11 @@ impl Generation {
             routes,
             upstreams: Arc::new(Upstreams::build(snapshot, &registries.balancers)),
             directory: Arc::clone(&snapshot.directory),
-            server_tls: ServerTls::build(&Arc::new(tls::Certificates::build(snapshot, settings)?), settings)?,
+            server_tls: ServerTls::build(
+                &Arc::new(tls::Certificates::build(snapshot, settings)?),
+                settings,
+                &registries.sessions,
+            )?,
             profile: Arc::new(Profile::build(settings, registries)?),
             client_tls: ClientTls::new(tls::trusted_roots(snapshot))?,
             hash: snapshot.hash.clone(),

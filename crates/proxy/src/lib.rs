@@ -42,7 +42,7 @@ pub use crate::{
     generation::{BuildError, Generation, Registries},
     listener::BindError,
     surroundings::Counters,
-    tls::CertificateError,
+    tls::{CertificateError, ServerTlsError},
 };
 use crate::{
     listener::Listener,

@@ -35,7 +35,7 @@ pub(super) const HTTP: [&str; 14] = [
 ];
 
 /// Others that take effect, by full name.
-pub(super) const OTHERS: [&str; 20] = [
+pub(super) const OTHERS: [&str; 28] = [
     "nginx_main_user",
     "nginx_main_daemon",
     "nginx_main_worker_processes",
@@ -51,6 +51,14 @@ pub(super) const OTHERS: [&str; 20] = [
     "nginx_stream_ssl_protocols",
     "nginx_stream_ssl_session_timeout",
     "nginx_stream_ssl_ciphers",
+    "nginx_http_ssl_verify_client",
+    "nginx_http_ssl_client_certificate",
+    "nginx_http_ssl_trusted_certificate",
+    "nginx_http_ssl_verify_depth",
+    "nginx_proxy_ssl_verify_client",
+    "nginx_proxy_ssl_client_certificate",
+    "nginx_proxy_ssl_trusted_certificate",
+    "nginx_proxy_ssl_verify_depth",
     "nginx_admin_client_max_body_size",
     "nginx_admin_client_body_buffer_size",
     "nginx_http_upstream_keepalive",

@@ -181,6 +181,7 @@ fn from_anywhere(name: &str, value: &str) -> String {
     match name {
         _ if value.contains("{vault://") => value.to_owned(),
         "error_template_html" | "error_template_json" | "error_template_plain" | "error_template_xml" => whole(value),
+        _ if name.ends_with("_ssl_client_certificate") || name.ends_with("_ssl_trusted_certificate") => whole(value),
         // These may be the text itself, or base64 of it: what is a file is known by being there.
         "ssl_cert"
         | "ssl_cert_key"

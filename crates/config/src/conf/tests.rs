@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use proptest::prelude::*;
 
 use super::*;
-use crate::settings::{ListenAddress, LogEscape, LogLevel, LogTarget};
+use crate::settings::{ClientCertificateDemand, ListenAddress, LogEscape, LogLevel, LogTarget};
 
 fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -379,6 +379,34 @@ fn certificates_come_as_files_text_or_base64() {
     let again = load_text(None, &kong_env(&loaded.settings), &BTreeMap::new()).unwrap();
     assert_eq!(again.settings.tls.certificates.len(), 2);
     assert!(!kong_env(&loaded.settings).contains("-----BEGIN"));
+}
+
+#[test]
+fn clients_are_asked_for_certificates() {
+    let cert = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap().cert.pem();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ca.pem");
+    std::fs::write(&path, cert).unwrap();
+    let path = path.display().to_string();
+    let tls = settings(&format!(
+        "nginx_proxy_ssl_verify_client = on\nnginx_proxy_ssl_client_certificate = {path}\nnginx_http_ssl_verify_depth = 3"
+    ))
+    .tls;
+    let verification = tls.client_verification.unwrap();
+    assert_eq!((verification.demand, verification.depth), (ClientCertificateDemand::Required, 3));
+    assert_eq!(verification.authorities, [Path::new(&path)]);
+    assert_eq!(settings("nginx_http_ssl_verify_client = off").tls.client_verification, None);
+    for (text, expect) in [
+        ("nginx_http_ssl_verify_client = on", "no ssl_client_certificate"),
+        ("nginx_http_ssl_verify_client = maybe", "invalid value 'maybe'"),
+        (
+            "nginx_http_ssl_verify_client = optional_no_ca\nnginx_http_ssl_client_certificate = /nope",
+            "no certificate can be read from /nope",
+        ),
+    ] {
+        let found = problems(text, &[]);
+        assert!(found.iter().any(|problem| problem.contains(expect)), "{text}: {found:?}");
+    }
 }
 
 #[test]

@@ -4,63 +4,126 @@ use std::{path::Path, time::Duration};
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-use crate::settings::Tls;
+use crate::settings::{ClientCertificateDemand, ClientVerification, Tls, TlsSessions};
 
 use super::{reader::Reader, units};
 
-/// What rustls offers for TLS 1.2; those of TLS 1.3 are always on.
-const TLS12_CIPHERS: [&str; 6] = [
-    "ECDHE-ECDSA-AES128-GCM-SHA256",
-    "ECDHE-RSA-AES128-GCM-SHA256",
-    "ECDHE-ECDSA-AES256-GCM-SHA384",
-    "ECDHE-RSA-AES256-GCM-SHA384",
-    "ECDHE-ECDSA-CHACHA20-POLY1305",
-    "ECDHE-RSA-CHACHA20-POLY1305",
-];
+mod ciphers;
 
 pub(super) fn read(reader: &mut Reader<'_>, ssl_listens: bool) -> Tls {
     let cipher_suite = reader.text("ssl_cipher_suite").unwrap_or_else(|| "intermediate".to_owned());
-    let ciphers = reader.text("ssl_ciphers");
     let mut unavailable = Vec::new();
-    let (tls12, tls13) = match cipher_suite.as_str() {
-        "modern" => (false, true),
-        "intermediate" => (true, true),
-        "fips" => (true, false),
+    // Kong's presets: ciphers, protocols, and whose order of ciphers counts.
+    let (list, (tls12, tls13), prefer_server_ciphers) = match cipher_suite.as_str() {
+        "modern" => (String::new(), (false, true), false),
+        "intermediate" => (ciphers::INTERMEDIATE.to_owned(), (true, true), false),
+        "fips" => ("TLSv1.2+FIPS".to_owned(), (true, false), true),
         "old" => {
             unavailable
                 .extend(["TLSv1", "TLSv1.1", "DHE key exchange", "RSA key exchange", "CBC ciphers"].map(str::to_owned));
-            (true, true)
+            (ciphers::INTERMEDIATE.to_owned(), (true, true), true)
         }
         "custom" => {
-            unavailable.extend(missing_ciphers(ciphers.as_deref().unwrap_or_default()));
-            protocols(reader, &mut unavailable)
+            let given = ["nginx_proxy_ssl_ciphers", "nginx_http_ssl_ciphers"]
+                .into_iter()
+                .find_map(|name| reader.given(name).map(|entry| entry.value.clone()));
+            let list = given.or_else(|| reader.text("ssl_ciphers")).unwrap_or_else(|| "DEFAULT".to_owned());
+            let chosen = ciphers::choose(&list);
+            unavailable.extend(chosen.missing);
+            let (tls12, tls13) = protocols(reader, &mut unavailable);
+            if tls12 && chosen.suites.is_empty() && !tls13 {
+                let message = format!("ssl_ciphers: none of '{list}' is available for TLSv1.2, the only protocol");
+                reader.problem("ssl_ciphers", message);
+            }
+            // Without a cipher there is no TLS 1.2.
+            (list, (tls12 && !chosen.suites.is_empty(), tls13), reader.flag("ssl_prefer_server_ciphers"))
         }
         other => {
             reader.problem("ssl_cipher_suite", format!("Undefined cipher suite {other}"));
-            (true, true)
+            (ciphers::INTERMEDIATE.to_owned(), (true, true), false)
         }
     };
-    let session_timeout =
-        match reader.text("nginx_http_ssl_session_timeout").or_else(|| reader.text("ssl_session_timeout")) {
-            Some(text) => units::parse_time(&text).unwrap_or_else(|| {
-                reader.problem("ssl_session_timeout", format!("ssl_session_timeout is not a time: '{text}'"));
-                Duration::from_hours(24)
-            }),
-            None => Duration::from_hours(24),
-        };
     Tls {
         certificates: certificates(reader, ssl_listens),
         tls12,
         tls13,
+        ciphers: ciphers::choose(&list).suites,
+        prefer_server_ciphers,
+        sessions: sessions(reader),
+        client_verification: client_verification(reader),
         cipher_suite,
-        ciphers,
-        session_timeout,
         unavailable,
     }
 }
 
+fn sessions(reader: &mut Reader<'_>) -> TlsSessions {
+    const DAY: Duration = Duration::from_hours(24);
+    let timeout = match reader.text("nginx_http_ssl_session_timeout").or_else(|| reader.text("ssl_session_timeout")) {
+        Some(text) => units::parse_time(&text).unwrap_or_else(|| {
+            reader.problem("ssl_session_timeout", format!("ssl_session_timeout is not a time: '{text}'"));
+            DAY
+        }),
+        None => DAY,
+    };
+    let size = reader.text("ssl_session_cache_size").unwrap_or_else(|| "10m".to_owned());
+    let bytes = units::parse_size(&size).unwrap_or_else(|| {
+        reader.problem("ssl_session_cache_size", format!("ssl_session_cache_size is not a size: '{size}'"));
+        0
+    });
+    // As nginx counts: about 4000 sessions in a megabyte.
+    let cached = usize::try_from(bytes.saturating_mul(4000) >> 20).unwrap_or(usize::MAX);
+    TlsSessions { timeout, cached, tickets: reader.flag("ssl_session_tickets") }
+}
+
+/// A directive of the `ssl` family: injected into the server block, or the http block.
+fn directive(reader: &Reader<'_>, name: &str) -> Option<(String, String)> {
+    ["nginx_proxy_", "nginx_http_"].into_iter().find_map(|block| {
+        let property = format!("{block}{name}");
+        let value = reader.given(&property)?.value.clone();
+        Some((property, value))
+    })
+}
+
+/// `ssl_verify_client` and its company, which operators inject to ask clients for certificates.
+fn client_verification(reader: &mut Reader<'_>) -> Option<ClientVerification> {
+    let (property, mode) = directive(reader, "ssl_verify_client")?;
+    let demand = match mode.as_str() {
+        "off" => return None,
+        "on" => ClientCertificateDemand::Required,
+        "optional" => ClientCertificateDemand::Optional,
+        "optional_no_ca" => ClientCertificateDemand::Unverified,
+        other => {
+            reader.problem(&property, format!("{property}: invalid value '{other}'"));
+            return None;
+        }
+    };
+    let depth = directive(reader, "ssl_verify_depth").map_or(1, |(property, text)| {
+        text.parse().unwrap_or_else(|_| {
+            reader.problem(&property, format!("{property}: '{text}' is not a number"));
+            1
+        })
+    });
+    let mut authorities = Vec::new();
+    for name in ["ssl_client_certificate", "ssl_trusted_certificate"] {
+        let Some((property, path)) = directive(reader, name) else { continue };
+        let path = super::resolve::absolute(&path);
+        let read = std::fs::read(&path);
+        if !read.is_ok_and(|pem| matches!(CertificateDer::from_pem_slice(&pem), Ok(der) if !der.is_empty())) {
+            reader.problem(&property, format!("{property}: no certificate can be read from {}", path.display()));
+        }
+        authorities.push(path);
+    }
+    if authorities.is_empty() && demand != ClientCertificateDemand::Unverified {
+        reader.problem(
+            &property,
+            format!("{property}: no ssl_client_certificate (nginx_proxy_ssl_client_certificate) to verify with"),
+        );
+    }
+    Some(ClientVerification { demand, authorities, depth })
+}
+
 fn protocols(reader: &mut Reader<'_>, unavailable: &mut Vec<String>) -> (bool, bool) {
-    let injected = ["nginx_http_ssl_protocols", "ssl_protocols"];
+    let injected = ["nginx_proxy_ssl_protocols", "nginx_http_ssl_protocols", "ssl_protocols"];
     let (name, text) = injected
         .into_iter()
         .find_map(|name| reader.given(name).map(|entry| (name, entry.value.clone())))
@@ -79,14 +142,6 @@ fn protocols(reader: &mut Reader<'_>, unavailable: &mut Vec<String>) -> (bool, b
             .problem(name, format!("{name}: neither TLSv1.2 nor TLSv1.3 is among '{text}', and no other is available"));
     }
     (tls12, tls13)
-}
-
-fn missing_ciphers(list: &str) -> Vec<String> {
-    list.split([':', ',', ' '])
-        .filter(|name| !name.is_empty() && !name.starts_with(['!', '-', '+', '@']) && !name.starts_with("TLS_"))
-        .filter(|name| !TLS12_CIPHERS.contains(name))
-        .map(str::to_owned)
-        .collect()
 }
 
 fn certificates(reader: &mut Reader<'_>, ssl_listens: bool) -> Vec<(String, String)> {

@@ -23,15 +23,18 @@ pub enum CertificateError {
 /// The certificates that the gateway makes for itself under `<prefix>/ssl`, the cheaper one first.
 const GENERATED: [&str; 2] = ["kong-default-ecdsa", "kong-default"];
 
+/// A certificate, and its twin with another algorithm if it has one (`cert_alt`).
+type Pair = Arc<[Arc<CertifiedKey>]>;
+
 /// Every certificate of a generation.
 #[derive(Debug)]
 pub(crate) struct Certificates {
-    exact: HashMap<String, Arc<CertifiedKey>>,
+    exact: HashMap<String, Pair>,
     /// `*.example.com` by `example.com`, and `example.*` by `example`.
-    suffix: HashMap<String, Arc<CertifiedKey>>,
-    prefix: HashMap<String, Arc<CertifiedKey>>,
-    /// In the order of `ssl_cert`; the first one whose algorithm the client can check is taken.
-    defaults: Vec<Arc<CertifiedKey>>,
+    suffix: HashMap<String, Pair>,
+    prefix: HashMap<String, Pair>,
+    /// In the order of `ssl_cert`.
+    defaults: Pair,
 }
 
 impl Certificates {
@@ -41,7 +44,7 @@ impl Certificates {
             (path("crt").display().to_string(), path("key").display().to_string())
         });
         let given = &settings.tls.certificates;
-        let secure = settings.proxy_listen.iter().any(|listen| listen.ssl);
+        let secure = settings.proxy_listen.iter().chain(&settings.stream_listen).any(|listen| listen.ssl);
         let defaults = if given.is_empty() && secure { &generated[..] } else { given };
         let defaults = defaults
             .iter()
@@ -52,48 +55,59 @@ impl Certificates {
             .collect::<Result<_, CertificateError>>()?;
         let by_id: HashMap<Id, &Certificate> =
             snapshot.certificates.iter().map(|certificate| (certificate.id, certificate.as_ref())).collect();
-        let mut loaded: HashMap<Id, Arc<CertifiedKey>> = HashMap::new();
+        let mut loaded: HashMap<Id, Pair> = HashMap::new();
         let mut certificates = Self { exact: HashMap::new(), suffix: HashMap::new(), prefix: HashMap::new(), defaults };
         for sni in &snapshot.snis {
             let Some(certificate) = by_id.get(&sni.certificate) else { continue };
-            let key = match loaded.get(&certificate.id) {
-                Some(key) => Arc::clone(key),
+            let pair = match loaded.get(&certificate.id) {
+                Some(pair) => Arc::clone(pair),
                 None => {
-                    let place = format!("certificate {}", certificate.id);
-                    let key = Arc::new(certified(&place, certificate.cert.as_bytes(), certificate.key.as_bytes())?);
-                    loaded.insert(certificate.id, Arc::clone(&key));
-                    key
+                    let pair = load(certificate)?;
+                    loaded.insert(certificate.id, Arc::clone(&pair));
+                    pair
                 }
             };
             let name = sni.name.to_ascii_lowercase();
             match (name.strip_prefix("*."), name.strip_suffix(".*")) {
-                (Some(suffix), _) => certificates.suffix.insert(suffix.to_owned(), key),
-                (None, Some(prefix)) => certificates.prefix.insert(prefix.to_owned(), key),
-                (None, None) => certificates.exact.insert(name, key),
+                (Some(suffix), _) => certificates.suffix.insert(suffix.to_owned(), pair),
+                (None, Some(prefix)) => certificates.prefix.insert(prefix.to_owned(), pair),
+                (None, None) => certificates.exact.insert(name, pair),
             };
         }
         Ok(certificates)
     }
 
-    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+    /// The certificate for a server name (Kong's `find_certificate`): of that name, of all names beside it, of the same name under
+    /// any last label, of the name `*`. A wildcard stands for one label.
+    fn find(&self, name: &str) -> &Pair {
         let name = name.to_ascii_lowercase();
-        self.exact
-            .get(&name)
-            .or_else(|| self.suffix.get(name.split_once('.')?.1))
-            .or_else(|| self.prefix.get(name.rsplit_once('.')?.0))
-            // Kong has a certificate for the name "*" as the last resort before the default one.
-            .or_else(|| self.exact.get("*"))
+        // "*.test" is for nobody: the rest must have a dot.
+        let beside = || self.suffix.get(name.split_once('.').map(|(_, rest)| rest).filter(|rest| rest.contains('.'))?);
+        let under = || self.prefix.get(name.rsplit_once('.')?.0);
+        self.exact.get(&name).or_else(beside).or_else(under).or_else(|| self.exact.get("*")).unwrap_or(&self.defaults)
     }
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        if let Some(key) = hello.server_name().and_then(|name| self.find(name)) {
-            return Some(Arc::clone(key));
-        }
-        let usable = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
-        self.defaults.iter().find(usable).or_else(|| self.defaults.first()).cloned()
+        let pair = hello.server_name().map_or(&self.defaults, |name| self.find(name));
+        // The client's order of algorithms decides between twins.
+        let wanted = hello
+            .signature_schemes()
+            .iter()
+            .find_map(|scheme| pair.iter().find(|key| key.key.choose_scheme(std::slice::from_ref(scheme)).is_some()));
+        wanted.or(pair.first()).cloned()
     }
+}
+
+fn load(certificate: &Certificate) -> Result<Pair, CertificateError> {
+    let place = format!("certificate {}", certificate.id);
+    let mut pair = vec![Arc::new(certified(&place, certificate.cert.as_bytes(), certificate.key.as_bytes())?)];
+    if let (Some(cert), Some(key)) = (&certificate.cert_alt, &certificate.key_alt) {
+        let place = format!("{place} (cert_alt)");
+        pair.push(Arc::new(certified(&place, cert.as_bytes(), key.as_bytes())?));
+    }
+    Ok(pair.into())
 }
 
 /// What upstream certificates are checked against: the system's authorities and the configuration's.
@@ -132,4 +146,42 @@ fn certified(place: &str, cert: &[u8], key: &[u8]) -> Result<CertifiedKey, Certi
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| invalid(format!("key: {error}")))?;
     let provider = rustls::crypto::ring::default_provider();
     CertifiedKey::from_der(chain, key, &provider).map_err(|error| invalid(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_looked_up_as_kong_does() {
+        // A pair is told from the others by how many keys it has; there is one key for all.
+        let made = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap();
+        let key = Arc::new(
+            certified("test", made.cert.pem().as_bytes(), made.signing_key.serialize_pem().as_bytes()).unwrap(),
+        );
+        let pair = |marks: usize| -> Pair { vec![Arc::clone(&key); marks].into() };
+        let map = |entries: &[(&str, usize)]| -> HashMap<String, Pair> {
+            entries.iter().map(|(name, marks)| ((*name).to_owned(), pair(*marks))).collect()
+        };
+        let mut certificates = Certificates {
+            exact: map(&[("a.example.com", 1)]),
+            suffix: map(&[("example.com", 2), ("test", 9)]),
+            prefix: map(&[("example", 3), ("a.b", 4)]),
+            defaults: pair(5),
+        };
+        let check = |certificates: &Certificates, name: &str, marks: usize| {
+            assert_eq!(certificates.find(name).len(), marks, "{name}");
+        };
+        check(&certificates, "a.example.com", 1);
+        check(&certificates, "A.Example.COM", 1);
+        check(&certificates, "b.example.com", 2);
+        check(&certificates, "x.b.example.com", 5);
+        check(&certificates, "example.org", 3);
+        check(&certificates, "a.b.net", 4);
+        check(&certificates, "a.test", 5);
+        check(&certificates, "localhost", 5);
+        certificates.exact.extend(map(&[("*", 6)]));
+        check(&certificates, "localhost", 6);
+        check(&certificates, "b.example.com", 2);
+    }
 }

@@ -16,7 +16,10 @@ use tokio::{
 };
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
-use super::server_config::{Alpn, Variant};
+use super::{
+    client_certificate::{self, Authorities},
+    server_config::{Alpn, Variant, openssl_name},
+};
 use crate::{
     connection::Origin,
     generation::Generation,
@@ -118,12 +121,14 @@ where
             resumable: !wishes.disable_session_reuse,
         };
         let config = Arc::clone(generation.server_tls.config(variant));
+        let authorities = generation.server_tls.authorities.clone();
+        // A slow client must not hold a whole configuration.
         drop(generation);
         let start = tokio_rustls::StartHandshake::from_parts(start.accepted, socket);
         let stream = start.into_stream(config).await?;
         let (_, session) = stream.get_ref();
         let http2 = session.alpn_protocol() == Some(b"h2");
-        let info = Arc::new(describe(session, sni));
+        let info = Arc::new(describe(session, sni, &authorities));
         Ok(Secured { stream, info, http2 })
     };
     match tokio::time::timeout(limit, handshake).await {
@@ -196,21 +201,22 @@ async fn refuse<S: AsyncWrite + Unpin>(socket: &mut S) {
     }
 }
 
-fn describe(session: &ServerConnection, sni: Option<String>) -> TlsInfo {
+fn describe(session: &ServerConnection, sni: Option<String>, authorities: &Authorities) -> TlsInfo {
     let version = match session.protocol_version() {
         Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
         _ => "TLSv1.3",
     };
-    let cipher = session.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite())).unwrap_or_default();
+    let chain = session.peer_certificates().unwrap_or_default();
     TlsInfo {
         version,
-        cipher: openssl_name(&cipher),
+        cipher: session.negotiated_cipher_suite().map(|suite| openssl_name(suite.suite())).unwrap_or_default(),
         curve: session.negotiated_key_exchange_group().and_then(|group| curve(group.name())),
         alpn: session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned()),
         sni,
         resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
-        client_verify: "NONE".to_owned(),
-        ..TlsInfo::default()
+        client_verify: authorities.verdict(chain),
+        client_chain: client_certificate::pem(chain),
+        client_certificate: chain.first().and_then(client_certificate::describe),
     }
 }
 
@@ -222,34 +228,5 @@ const fn curve(group: rustls::NamedGroup) -> Option<&'static str> {
         NamedGroup::secp384r1 => Some("secp384r1"),
         NamedGroup::secp521r1 => Some("secp521r1"),
         _ => None,
-    }
-}
-
-/// OpenSSL's name of a cipher suite, which `$ssl_cipher` shows, from rustls's.
-fn openssl_name(suite: &str) -> String {
-    match suite.strip_prefix("TLS13_") {
-        Some(rest) => format!("TLS_{rest}"),
-        None => suite
-            .trim_start_matches("TLS_")
-            .replace("_WITH_", "-")
-            .replace("AES_", "AES")
-            .replace("CHACHA20_POLY1305_SHA256", "CHACHA20-POLY1305")
-            .replace('_', "-"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::openssl_name;
-
-    #[test]
-    fn suites_have_openssls_names() {
-        for (rustls, openssl) in [
-            ("TLS13_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
-            ("TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256", "ECDHE-RSA-AES128-GCM-SHA256"),
-            ("TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"),
-        ] {
-            assert_eq!(openssl_name(rustls), openssl);
-        }
     }
 }
