@@ -6,9 +6,7 @@ use ipnet::IpNet;
 
 mod plugin_server;
 
-pub use plugin_server::{
-    Breaker, EventPolicy, Fails, MaxMemory, OnError, PluginServer, ProcessPolicy, ResourceLimit, RestartBackoff,
-};
+pub use plugin_server::{Breaker, EventPolicy, MaxMemory, PluginServer, ProcessPolicy, ResourceLimit, RestartBackoff};
 
 /// The configuration of a node, checked, defaults filled in.
 #[derive(Clone, Debug)]

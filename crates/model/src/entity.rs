@@ -6,6 +6,8 @@ use std::{fmt, sync::Arc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
+use crate::OnError;
+
 pub use uuid::Uuid as Id;
 
 /// Labels of an entity; `None` where none were given.
@@ -279,6 +281,12 @@ pub struct Plugin {
     pub config: Map<String, Json>,
     pub protocols: Vec<Protocol>,
     pub enabled: bool,
+    /// Milliseconds for a handler of it, in place of its server's; Kong does not have this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
+    /// What its failure means, in place of its server's policy; Kong does not have this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_error: Option<OnError>,
     pub tags: Tags,
     pub created_at: i64,
     pub updated_at: i64,

@@ -5,11 +5,13 @@
 
 pub mod catalogue;
 pub mod entity;
+pub mod on_error;
 pub mod phase;
 pub mod schema;
 pub mod snapshot;
 
 pub use catalogue::{BUNDLED_IN_KONG, Catalogue, PluginDefinition, PluginSource};
 pub use entity::*;
+pub use on_error::{Fails, NoPolicy, OnError};
 pub use phase::{Phase, PhaseSet};
 pub use snapshot::{Directory, Snapshot};

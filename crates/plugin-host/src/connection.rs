@@ -11,12 +11,13 @@ use silverback_protocol::{
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
-    time::sleep,
+    time::{sleep, timeout},
 };
 
 use crate::{
-    MAX_MESSAGE,
+    FailureKind,
     server::{Identity, Server},
+    size::{self, Held},
 };
 
 /// Bytes that are made room for at least, when reading.
@@ -39,6 +40,8 @@ pub(crate) struct Connection {
     sequence: u32,
     /// ProtoBuf: the event that ended last; its `RpcReturn` is still to come.
     pub(crate) owed: Option<i64>,
+    /// What `input` takes of the memory that all connections share.
+    held: Held,
 }
 
 /// Why a connection ended, or what came over it is of no use.
@@ -53,12 +56,35 @@ pub(crate) enum Broken {
     /// More came than was asked for.
     #[error("the server's answers are out of step")]
     OutOfStep,
+    /// A PDK call that carries no body has arguments of this size.
+    #[error("{method} was called with more than {} MB", size::CALL >> 20)]
+    LargeCall { method: String },
+    #[error("its message has no room: too many large ones are under way")]
+    NoRoom,
     #[error("{0}")]
     Io(io::Error),
     #[error("{0}")]
     Protobuf(#[from] protobuf::Error),
     #[error("{0}")]
     MsgPack(#[from] silverback_protocol::msgpack::Error),
+}
+
+impl Broken {
+    /// What kind of failure it makes an event.
+    pub(crate) const fn kind(&self) -> FailureKind {
+        match self {
+            Self::Closed | Self::Unread | Self::Io(_) => FailureKind::Closed,
+            Self::OutOfStep | Self::Protobuf(_) | Self::MsgPack(_) => FailureKind::Protocol,
+            Self::LargeCall { .. } => FailureKind::Raised,
+            Self::NoRoom => FailureKind::Busy,
+        }
+    }
+
+    /// Whether the rest of a message is still to come.
+    pub(crate) const fn is_oversized(&self) -> bool {
+        use silverback_protocol::msgpack::Error::{TooLarge, TooManyItems};
+        matches!(self, Self::LargeCall { .. } | Self::NoRoom | Self::MsgPack(TooLarge { .. } | TooManyItems))
+    }
 }
 
 impl From<io::Error> for Broken {
@@ -97,9 +123,10 @@ impl Connection {
             stream,
             input: BytesMut::with_capacity(READ_AHEAD),
             output: BytesMut::with_capacity(READ_AHEAD),
-            scanner: Scanner::new(MAX_MESSAGE),
+            scanner: Scanner::new(size::MESSAGE),
             sequence: 0,
             owed: None,
+            held: Held::default(),
         }
     }
 
@@ -135,10 +162,11 @@ impl Connection {
         self.output.clear();
     }
 
-    /// The next frame of a ProtoBuf server.
-    pub(crate) async fn frame(&mut self) -> Result<Bytes, Broken> {
+    /// The next frame of a ProtoBuf server, of at most `max` bytes.
+    pub(crate) async fn frame(&mut self, max: usize) -> Result<Bytes, Broken> {
         loop {
-            if let Some(frame) = protobuf::take_frame(&mut self.input, MAX_MESSAGE)? {
+            if let Some(frame) = protobuf::take_frame(&mut self.input, max)? {
+                self.held.release();
                 return Ok(frame);
             }
             // go-pdk writes a call in four pieces: letting others run first makes it one read instead of several
@@ -153,9 +181,26 @@ impl Connection {
         loop {
             if let Some(length) = self.scanner.scan(&self.input)? {
                 let message = self.input.split_to(length).freeze();
+                self.held.release();
                 return Ok(ServerMessage::decode(&message)?);
             }
+            if self.scanner.seen() > size::CALL
+                && let Some(method) = size::called(&self.input)
+                && size::of_call(method) == size::CALL
+            {
+                return Err(Broken::LargeCall { method: String::from_utf8_lossy(method).into_owned() });
+            }
             self.fill().await?;
+        }
+    }
+
+    /// Reads what still comes, and forgets it, until there is silence for a while: a server whose message is too large
+    /// gets rid of it before the connection is closed.
+    pub(crate) async fn drain(&mut self, silence: Duration) {
+        self.held.release();
+        self.input = BytesMut::with_capacity(KEPT_BUFFER);
+        while let Ok(Ok(1..)) = timeout(silence, self.stream.read_buf(&mut self.input)).await {
+            self.input.clear();
         }
     }
 
@@ -169,7 +214,7 @@ impl Connection {
     /// behind), and would run on the exchange of another request.
     pub(crate) async fn settle(&mut self) -> Result<(), Broken> {
         let Some(owed) = self.owed.take() else { return Ok(()) };
-        if protobuf::Answer::decode(self.frame().await?)?.sequence != owed {
+        if protobuf::Answer::decode(self.frame(size::MESSAGE).await?)?.sequence != owed {
             return Err(Broken::OutOfStep);
         }
         match self.stream.try_read_buf(&mut self.input) {
@@ -189,6 +234,6 @@ impl Connection {
         if self.stream.read_buf(&mut self.input).await? == 0 {
             return Err(Broken::Closed);
         }
-        Ok(())
+        if self.held.grow_to(self.input.len()) { Ok(()) } else { Err(Broken::NoRoom) }
     }
 }

@@ -10,19 +10,29 @@
 //! | closed later, an error, bytes that make no sense     | fail                                                 |
 //! | the deadline passes                                  | fail; the handler is released, the server is probed  |
 //! | a PDK call is wrong                                  | fail; the handler is released                        |
+//!
+//! Before that: an event waits for its turn ([`crate::admission`]), and is not run at all if its instance fails again and
+//! again ([`crate::breaker`]).
 
-use std::{cell::RefCell, collections::HashMap, marker::PhantomData, pin::Pin, sync::Arc, time::Duration};
+use std::{cell::RefCell, collections::HashMap, marker::PhantomData, sync::Arc, time::Duration};
 
+use silverback_log::Level;
 use silverback_model::Phase;
 use silverback_protocol::{Call, Return, dump::WireProtocol};
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     EventFailure, FailureKind, Host, Instance,
+    admission::Refused,
+    breaker::{Open, Pass},
     connection::{Broken, Connection, connect},
+    failure::Sign,
     server::{MAX_PARKED, Server},
 };
 
+use clock::Clock;
+
+mod clock;
 pub(crate) mod msgpack;
 mod protobuf;
 pub(crate) mod release;
@@ -36,7 +46,7 @@ const LAST_WORDS: Duration = Duration::from_millis(5);
 /// Answers the PDK calls of one event.
 #[expect(async_fn_in_trait, reason = "used on one thread only: no bound on the future is wanted")]
 pub trait Pdk {
-    /// Runs one call. The time it takes does not count against the event's deadline.
+    /// Runs one call. Time in which it waits does not count against the event's deadline.
     async fn call(&mut self, call: &Call) -> Reply;
 }
 
@@ -100,6 +110,15 @@ pub(crate) enum Handler {
     Running { request: u32 },
     /// It waits for the result of a PDK call.
     Waiting { event: i64 },
+    /// It is sending what is too large to be read.
+    Talking,
+}
+
+/// An event that failed.
+struct Failed {
+    failure: EventFailure,
+    /// The life of the process that ended, if that is why.
+    ended: Option<u64>,
 }
 
 impl Connections {
@@ -107,7 +126,8 @@ impl Connections {
         Self { host, pools: RefCell::default(), not_send: PhantomData }
     }
 
-    /// Runs one event: the handler of `instance` for `phase`. A server that is starting is waited for.
+    /// Runs one event: the handler of `instance` for `phase`. A server that is starting is waited for. The handler may
+    /// take as long as `limit` says, else as long as its server's settings say.
     ///
     /// The future must not be dropped before it ends: that would close a connection in the middle of an exchange,
     /// which kills a Node server.
@@ -118,29 +138,71 @@ impl Connections {
         &self,
         instance: &Arc<Instance>,
         phase: Phase,
+        limit: Option<Duration>,
         pdk: &mut P,
     ) -> Result<EventEnd, EventFailure> {
+        let server = &instance.server;
+        let limit = limit.unwrap_or(server.deadlines.event);
+        let not_run = |kind, message| Err(not_run(instance, phase, kind, message));
+        let _slot = match server.admission.enter(limit).await {
+            Ok(slot) => slot,
+            Err(Refused::QueueFull) => {
+                let (running, waiting) = (server.admission.in_flight(), server.admission.queue());
+                let message =
+                    format!("{running} events run in its server and {waiting} wait: there is no room for more");
+                return not_run(FailureKind::Busy, message);
+            }
+            Err(Refused::Waited) => {
+                let message = format!("it waited for other events for {} s", limit.as_secs_f32());
+                return not_run(FailureKind::Busy, message);
+            }
+        };
+        let open = |what: &str, Open { failures }| format!("{what} {failures} times in a row: it is not tried now");
+        let unready = match server.unready.pass() {
+            Err(broken) if server.ready_epoch() == 0 => {
+                return not_run(FailureKind::BreakerOpen, open("its server was not ready in time", broken));
+            }
+            pass => pass.ok(),
+        };
+        let pass = match instance.breaker.pass() {
+            Ok(pass) => pass,
+            Err(broken) => return not_run(FailureKind::BreakerOpen, open("it failed", broken)),
+        };
+        let result = self.run(instance, phase, limit, pdk).await;
+        tell(instance, &result, pass, unready);
+        result.map_err(|failed| failed.failure)
+    }
+
+    async fn run<P: Pdk>(
+        &self,
+        instance: &Arc<Instance>,
+        phase: Phase,
+        limit: Duration,
+        pdk: &mut P,
+    ) -> Result<EventEnd, Failed> {
         let server = &instance.server;
         let give_up = Instant::now() + server.deadlines.ready;
         let mut again = false;
         if server.is_crowded() {
             let message = format!("more than {MAX_PARKED} of its handlers have not ended; it should be restarted");
-            return Err(self.failure(instance, phase, FailureKind::Unavailable, message).await);
+            return Err(self.failure(instance, phase, 0, FailureKind::Unavailable, message).await);
         }
         loop {
             let started = self.host.running(instance).await;
             let started = match started {
                 Ok(started) => started,
-                Err(failure) => return Err(self.failure(instance, phase, failure.kind, failure.message).await),
+                Err(failure) => return Err(self.failure(instance, phase, 0, failure.kind, failure.message).await),
             };
             let (mut connection, pooled) = match self.connection(server, started.epoch, give_up).await {
                 Ok(Some(connection)) => connection,
                 Ok(None) => continue, // the epoch is over
-                Err(message) => return Err(self.failure(instance, phase, FailureKind::Unavailable, message).await),
+                Err(message) => {
+                    return Err(self.failure(instance, phase, started.epoch, FailureKind::Unavailable, message).await);
+                }
             };
-            let deadline = sleep_until(Instant::now() + server.deadlines.event);
+            let deadline = sleep(limit);
             tokio::pin!(deadline);
-            let clock = Clock { sleep: deadline, whole: server.deadlines.event };
+            let clock = Clock::new(deadline, limit);
             let done = match server.protocol {
                 WireProtocol::ProtoBuf => protobuf::run(&mut connection, clock, started.id, phase, pdk).await,
                 WireProtocol::MsgPack => {
@@ -197,7 +259,7 @@ impl Connections {
                     (kind, message)
                 }
             };
-            return Err(self.failure(instance, phase, kind, message).await);
+            return Err(self.failure(instance, phase, started.epoch, kind, message).await);
         }
     }
 
@@ -252,8 +314,17 @@ impl Connections {
         }
     }
 
-    async fn failure(&self, instance: &Instance, phase: Phase, kind: FailureKind, mut message: String) -> EventFailure {
+    /// `epoch` is the one in which it failed; 0 if that is not known.
+    async fn failure(
+        &self,
+        instance: &Instance,
+        phase: Phase,
+        epoch: u64,
+        kind: FailureKind,
+        mut message: String,
+    ) -> Failed {
         let process = instance.server.process();
+        let mut ended = None;
         if kind == FailureKind::Closed
             && let Some(process) = &process
         {
@@ -263,11 +334,12 @@ impl Connections {
                 sleep(LAST_WORDS).await;
             }
             if let Some(end) = process.end() {
+                ended = (epoch != 0).then_some(epoch);
                 message = format!("{message}: its process ended ({end})");
                 sleep(LAST_WORDS).await;
             }
         }
-        EventFailure {
+        let failure = EventFailure {
             kind,
             message,
             plugin: instance.plugin.clone(),
@@ -275,49 +347,64 @@ impl Connections {
             server: instance.server.name.clone(),
             pid: process.as_ref().map(|process| process.pid),
             lines: process.map(|process| process.last_lines()).unwrap_or_default(),
-        }
+        };
+        Failed { failure, ended }
     }
 }
 
-/// The deadline of an event. It does not run while the plugin waits for the gateway.
-struct Clock<'a> {
-    sleep: Pin<&'a mut Sleep>,
-    /// All of it, for the message.
-    whole: Duration,
+/// The failure of an event that was not run: its server has had nothing to do with it.
+fn not_run(instance: &Instance, phase: Phase, kind: FailureKind, message: String) -> EventFailure {
+    let (plugin, server) = (instance.plugin.clone(), instance.server.name.clone());
+    EventFailure { kind, message, plugin, phase, server, pid: None, lines: Vec::new() }
 }
 
-impl Clock<'_> {
-    /// Waits for something that the server must do; `None` when the deadline comes first.
-    async fn limit<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            // the deadline first: a server that sends without end must not keep it from being looked at
-            biased;
-            () = self.sleep.as_mut() => None,
-            result = work => Some(result),
+/// Tells the breakers of the instance and of its server how an event ended.
+fn tell(instance: &Instance, result: &Result<EventEnd, Failed>, pass: Pass<'_>, unready: Option<Pass<'_>>) {
+    let server = &instance.server;
+    let (plugin, name) = (&instance.plugin, &server.name);
+    let log = |level, message: std::fmt::Arguments<'_>| silverback_log::write(level, message, None);
+    let dead = match result {
+        Ok(_) => None,
+        Err(Failed { failure, ended }) => match failure.kind.sign() {
+            Sign::Unasked => return,
+            Sign::Alive => None,
+            Sign::Dead => Some((failure, *ended)),
+        },
+    };
+    if let Some((failure, _)) = dead
+        && failure.kind == FailureKind::Unavailable
+        && server.ready_epoch() == 0
+    {
+        if unready.is_some_and(|unready| unready.failed(None)) {
+            let message = format_args!("plugin server {name} is not ready, again and again: its events fail at once");
+            log(Level::Error, message);
         }
+        return;
     }
-
-    fn too_slow(&self) -> String {
-        format!("its handler did not end within {} s", self.whole.as_secs_f32())
+    if unready.is_some_and(Pass::succeeded) {
+        log(Level::Notice, format_args!("plugin server {name} is ready again"));
     }
-
-    /// Waits for something that the gateway must do: the deadline moves on by the time that it takes.
-    async fn pause<T>(&mut self, work: impl Future<Output = T>) -> T {
-        let begun = Instant::now();
-        let result = work.await;
-        let took = begun.elapsed();
-        if took > Duration::from_millis(1) {
-            let deadline = self.sleep.deadline() + took;
-            self.sleep.as_mut().reset(deadline);
+    match dead {
+        Some((failure, ended)) => {
+            if pass.failed(ended) {
+                log(
+                    Level::Error,
+                    format_args!(
+                        "plugin {plugin} fails again and again: its events fail at once, and one is tried now and then; the \
+                         last failure: {}",
+                        failure.message
+                    ),
+                );
+            }
         }
-        result
+        None => {
+            if pass.succeeded() {
+                log(Level::Notice, format_args!("plugin {plugin} works again (server {name})"));
+            }
+        }
     }
 }
 
 fn broken(broken: &Broken) -> Stop {
-    let kind = match broken {
-        Broken::Closed | Broken::Unread | Broken::Io(_) => FailureKind::Closed,
-        Broken::OutOfStep | Broken::Protobuf(_) | Broken::MsgPack(_) => FailureKind::Protocol,
-    };
-    Stop::Failed(kind, broken.to_string())
+    Stop::Failed(broken.kind(), broken.to_string())
 }

@@ -36,4 +36,37 @@ pub enum FailureKind {
     Raised,
     /// The server answered with an error.
     Server,
+    /// As many events run and wait as the server's settings allow: the request was not given to the plugin.
+    Busy,
+    /// It failed again and again: the request was not given to the plugin.
+    BreakerOpen,
+}
+
+/// What a failure says of the plugin's health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sign {
+    /// It gave none of life.
+    Dead,
+    /// It works, though it made a mistake.
+    Alive,
+    /// Nothing was asked of it.
+    Unasked,
+}
+
+impl FailureKind {
+    /// The status with which a request is denied for it.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Busy => 503,
+            _ => 500,
+        }
+    }
+
+    pub(crate) const fn sign(self) -> Sign {
+        match self {
+            Self::Unavailable | Self::Start | Self::Deadline | Self::Closed | Self::Protocol => Sign::Dead,
+            Self::Raised | Self::Server => Sign::Alive,
+            Self::Busy | Self::BreakerOpen => Sign::Unasked,
+        }
+    }
 }

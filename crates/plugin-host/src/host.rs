@@ -2,17 +2,20 @@
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
 use serde_json::{Map, Value as Json};
 use silverback_config::{Settings, settings::PluginServer};
+use silverback_log::Level;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use crate::{
     Deadlines, Instance, Offer, ServerStatus,
     instance::{StartResult, integral_numbers},
+    repair::Repair,
     server::Server,
     start, supervisor,
 };
@@ -30,16 +33,28 @@ impl Host {
     /// Starts the supervisors of all servers on the current runtime. Its thread must live as long as the process does:
     /// the servers' processes die with it.
     pub fn start(settings: &Settings, offers: &[Offer]) -> Arc<Self> {
-        Self::start_with(&settings.plugin_servers, &settings.main_env, offers, Deadlines::of)
+        let repair = settings.plugin_servers.iter().any(|server| server.events.repair && server.start_cmd.is_some());
+        let repair = repair.then(|| settings.prefix.join("repair"));
+        Self::start_with(&settings.plugin_servers, &settings.main_env, offers, Deadlines::of, repair.as_deref())
     }
 
-    /// As [`Host::start`], with deadlines of one's own.
+    /// As [`Host::start`], with deadlines and a directory for the repair modules of one's own.
     pub fn start_with(
         configured: &[PluginServer],
         main_env: &[String],
         offers: &[Offer],
         deadlines: impl Fn(&PluginServer) -> Deadlines,
+        repair: Option<&Path>,
     ) -> Arc<Self> {
+        let repair = repair.and_then(|directory| {
+            Repair::write(directory)
+                .inspect_err(|error| {
+                    let directory = directory.display();
+                    let message = format_args!("plugin servers run without repair: {directory}: {error}");
+                    silverback_log::write(Level::Error, message, None);
+                })
+                .ok()
+        });
         let mut servers = Vec::new();
         let mut supervisors = Vec::new();
         for offer in offers {
@@ -52,10 +67,12 @@ impl Host {
                 plugins,
                 config.start_cmd.is_some(),
                 deadlines(config),
+                config.events.clone(),
             );
             let server = Arc::new(server);
             let start_cmd = config.start_cmd.clone();
-            supervisors.push(supervisor::spawn(Arc::clone(&server), orders, start_cmd, main_env.to_vec()));
+            let repair = repair.clone().filter(|_| config.events.repair);
+            supervisors.push(supervisor::spawn(Arc::clone(&server), orders, start_cmd, main_env.to_vec(), repair));
             servers.push(server);
         }
         // an instance is in this channel once at most
@@ -100,7 +117,14 @@ impl Host {
 
     /// What an operator wants to know, in the order of `pluginserver_names`.
     pub fn status(&self) -> Vec<ServerStatus> {
-        self.servers.iter().map(|server| server.status()).collect()
+        let instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        let instances: Vec<_> = instances.values().filter_map(Weak::upgrade).collect();
+        let status = |server: &Arc<Server>| {
+            let of_it = instances.iter().filter(|instance| Arc::ptr_eq(&instance.server, server));
+            let breaker = of_it.map(|instance| instance.breaker.state()).chain([server.unready.state()]).max();
+            ServerStatus { breaker: breaker.unwrap_or_default(), ..server.status() }
+        };
+        self.servers.iter().map(status).collect()
     }
 
     /// The instance's number in the server's process; started if it is not.

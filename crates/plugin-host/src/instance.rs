@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value as Json};
+use silverback_model::OnError;
 use tokio::sync::oneshot;
 
-use crate::{FailureKind, WireProtocol, server::Server};
+use crate::{FailureKind, WireProtocol, breaker::Breaker, server::Server};
 
 /// A plugin with one configuration, in one server. Shared by all workers, and over reloads.
 pub struct Instance {
@@ -20,6 +21,7 @@ pub struct Instance {
     number: Mutex<Option<(u64, i32)>>,
     /// Who waits for a start that is under way; `None` if none is.
     waiting: Mutex<Option<Vec<oneshot::Sender<StartResult>>>>,
+    pub(crate) breaker: Breaker,
 }
 
 /// An instance in a server's process.
@@ -41,6 +43,7 @@ pub(crate) type StartResult = Result<Started, StartFailure>;
 impl Instance {
     pub(crate) fn new(server: Arc<Server>, plugin: String, config: Map<String, Json>) -> Self {
         Self {
+            breaker: Breaker::new(server.policy.breaker),
             server,
             plugin,
             config,
@@ -63,6 +66,11 @@ impl Instance {
     /// What its server speaks.
     pub fn protocol(&self) -> WireProtocol {
         self.server.protocol
+    }
+
+    /// What the failure of one of its events means, as its server's settings have it.
+    pub fn on_error(&self) -> &OnError {
+        &self.server.policy.on_error
     }
 
     /// The running instance, if there is one in the epoch that is ready.

@@ -11,6 +11,8 @@
 //! one epoch, a connection too, and a connection is only used for an epoch if the process behind the socket is the one
 //! that the epoch was declared for ([`server::Identity`]).
 
+mod admission;
+mod breaker;
 mod command;
 mod connection;
 mod event;
@@ -19,7 +21,9 @@ mod host;
 mod instance;
 mod output;
 mod query;
+mod repair;
 mod server;
+mod size;
 mod start;
 mod status;
 mod supervisor;
@@ -62,6 +66,3 @@ impl Deadlines {
         Self { event: server.events.timeout, ready: server.process.start_timeout.min(READY), probe: PROBE }
     }
 }
-
-/// The largest message that is accepted from a server. Buffers grow as bytes come, not as a header promises.
-const MAX_MESSAGE: usize = 512 * 1024 * 1024;

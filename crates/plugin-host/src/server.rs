@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use silverback_config::settings::EventPolicy;
 use silverback_log::Level;
 use silverback_protocol::dump::WireProtocol;
 use tokio::{
@@ -17,7 +18,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::{BreakerState, Deadlines, ProcessStatus, ServerStatus, Usage, output::Process};
+use crate::{Deadlines, ProcessStatus, ServerStatus, Usage, admission::Admission, breaker::Breaker, output::Process};
 
 /// Where a server is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,10 @@ pub(crate) struct Server {
     /// Whether its process is ours.
     pub(crate) managed: bool,
     pub(crate) deadlines: Deadlines,
+    pub(crate) policy: EventPolicy,
+    pub(crate) admission: Admission,
+    /// Opens when the server is not ready in time, again and again.
+    pub(crate) unready: Breaker,
     pub(crate) restarts: AtomicU64,
     /// Connections that wait for a handler to end whose event was given up.
     pub(crate) parked: AtomicUsize,
@@ -129,6 +134,7 @@ impl Server {
         plugins: Vec<String>,
         managed: bool,
         deadlines: Deadlines,
+        policy: EventPolicy,
     ) -> (Self, mpsc::UnboundedReceiver<Order>) {
         // one order per epoch at most, so the channel is as good as bounded
         let (orders, receiver) = mpsc::unbounded_channel();
@@ -140,6 +146,9 @@ impl Server {
             plugins,
             managed,
             deadlines,
+            admission: Admission::new(&policy),
+            unready: Breaker::new(policy.breaker),
+            policy,
             restarts: AtomicU64::new(0),
             parked: AtomicUsize::new(0),
             probing: AtomicBool::new(false),
@@ -292,9 +301,9 @@ impl Server {
             pid: process.pid,
             restarts: self.restarts.load(Ordering::Relaxed),
             plugins: self.plugins.clone(),
-            in_flight: 0,
-            queue: 0,
-            breaker: BreakerState::Closed,
+            in_flight: self.admission.in_flight(),
+            queue: self.admission.queue(),
+            breaker: self.unready.state(),
             processes: vec![process],
         }
     }
@@ -317,7 +326,7 @@ mod tests {
 
     fn server(managed: bool) -> Server {
         let protocol = WireProtocol::ProtoBuf;
-        Server::new("s".to_owned(), protocol, PathBuf::new(), Vec::new(), managed, LONG).0
+        Server::new("s".to_owned(), protocol, PathBuf::new(), Vec::new(), managed, LONG, EventPolicy::default()).0
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::{
     event::{Handler, msgpack, release},
     instance::{StartFailure, StartResult, Started},
     server::{Server, ServerState},
+    size,
 };
 
 /// Pause before a server is asked again that went away while it was asked.
@@ -185,7 +186,7 @@ async fn protobuf_answer(
     number: i32,
 ) -> Result<Attempt, Broken> {
     connection.flush().await?;
-    let answer = Answer::decode(connection.frame().await?)?;
+    let answer = Answer::decode(connection.frame(size::MESSAGE).await?)?;
     Ok(match answer.instance {
         Some(id) if answer.sequence != i64::from(sequence) => {
             Attempt::Refused(format!("it started instance {id} for another command"))
@@ -212,6 +213,8 @@ async fn msgpack_answer(connection: &mut Connection, sequence: u32) -> Result<At
 mod tests {
     use std::path::PathBuf;
 
+    use silverback_config::settings::EventPolicy;
+
     use super::*;
     use crate::Deadlines;
 
@@ -220,7 +223,8 @@ mod tests {
         let protocol = WireProtocol::MsgPack;
         let minute = Duration::from_secs(60);
         let deadlines = Deadlines { event: minute, ready: minute, probe: minute };
-        let (server, _orders) = Server::new("s".to_owned(), protocol, PathBuf::new(), Vec::new(), true, deadlines);
+        let (server, _orders) =
+            Server::new("s".to_owned(), protocol, PathBuf::new(), Vec::new(), true, deadlines, EventPolicy::default());
         let instance = Arc::new(Instance::new(Arc::new(server), "p".to_owned(), serde_json::Map::new()));
         let (mut receiver, first) = instance.join();
         assert!(first);

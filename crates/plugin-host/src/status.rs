@@ -50,14 +50,14 @@ pub struct ProcessStatus {
     pub parked: usize,
 }
 
-/// Whether events of a server are tried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Whether events are tried. Each instance has a breaker of its own, a server that of the instance that is worst off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BreakerState {
     /// They run.
     #[default]
     Closed,
+    /// They fail at once, and one is being tried.
+    HalfOpen,
     /// They fail at once.
     Open,
-    /// One is tried.
-    HalfOpen,
 }

@@ -29,6 +29,7 @@ use crate::{
     ServerState, command,
     connection::connect,
     output::{self, Process},
+    repair::{self, Repair},
     server::{Identity, Order, Server},
 };
 
@@ -65,8 +66,9 @@ pub(crate) fn spawn(
     orders: mpsc::UnboundedReceiver<Order>,
     start_cmd: Option<String>,
     main_env: Vec<String>,
+    repair: Option<Repair>,
 ) -> JoinHandle<()> {
-    tokio::spawn(Supervisor { server, orders, start_cmd, main_env, first_answer: FIRST_ANSWER }.run())
+    tokio::spawn(Supervisor { server, orders, start_cmd, main_env, repair, first_answer: FIRST_ANSWER }.run())
 }
 
 struct Supervisor {
@@ -75,6 +77,8 @@ struct Supervisor {
     /// `None`: managed elsewhere.
     start_cmd: Option<String>,
     main_env: Vec<String>,
+    /// The modules that it loads, if any.
+    repair: Option<Repair>,
     /// How long the first answer of the next process may take.
     first_answer: Duration,
 }
@@ -128,6 +132,9 @@ impl Supervisor {
         let Some(line) = &self.start_cmd else { return Ok(Body::Elsewhere) };
         self.clear_socket().await;
         let mut command = command::shell(line, &self.main_env);
+        if let Some(repair) = &self.repair {
+            repair::apply(repair, &mut command);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
         let parent = getpid();
         // SAFETY: between fork and exec only async-signal-safe calls are made: prctl, getppid, _exit.

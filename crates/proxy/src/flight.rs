@@ -30,7 +30,7 @@ use crate::{
     connection::Connection,
     forwarded::{self, Forwarded},
     generation::{Generation, RouteEntry},
-    plugin_run::{self, Ran},
+    plugin_run::{self, Failed, Ran},
     plugin_table::Configured,
     profile::Profile,
     request,
@@ -381,7 +381,15 @@ impl Flight {
                 self.exchange.response.source = Some(Source::Exit);
                 false
             }
-            Ran::Failed(why) => {
+            Ran::Failed(Failed { why, status: 503 }) => {
+                self.log(Level::Error, format_args!("{why}"));
+                self.error(503, "Service unavailable");
+                if let Some(exit) = &mut self.exchange.exit {
+                    exit.headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                }
+                false
+            }
+            Ran::Failed(Failed { why, .. }) => {
                 self.log(Level::Error, format_args!("{why}"));
                 // A check that could not run lets nothing through. Kong catches what fails in access; elsewhere the
                 // page is nginx's.

@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use silverback_model::Phase;
+use silverback_model::{Fails, Phase};
 use silverback_pdk::{Caller, Exchange, Need, Outcome, exchange::RequestBody};
 use silverback_plugin_host::{Connections, EventEnd, Pdk, Reply};
 use silverback_protocol::{Call, Return};
@@ -20,8 +20,15 @@ pub(crate) enum Ran {
     Done,
     /// It ended the request: the answer is in the exchange.
     Exit,
-    /// It did not run to its end: why.
-    Failed(String),
+    /// It did not run to its end, and what it works on may not go on.
+    Failed(Failed),
+}
+
+/// Why a request, or a connection, may not go on.
+pub(crate) struct Failed {
+    pub(crate) why: String,
+    /// What a client is told: 500, or 503 if there are too many requests for the plugin.
+    pub(crate) status: u16,
 }
 
 /// What a handler works on: one request's or connection's state, and a way to get what a PDK call waits for.
@@ -66,24 +73,39 @@ pub(crate) async fn run<S: Subject>(
     configured: &Configured,
     phase: Phase,
 ) -> Ran {
-    match &configured.kind {
+    let failed = match &configured.kind {
         Kind::External(instance) => {
             let mut calls = Calls { subject, caller: &configured.caller };
-            match plugins.handle_event(instance, phase, &mut calls).await {
-                Ok(EventEnd::Returned) => Ran::Done,
-                Ok(EventEnd::Exited) => Ran::Exit,
-                Err(failure) => Ran::Failed(describe(&failure)),
+            match plugins.handle_event(instance, phase, configured.timeout, &mut calls).await {
+                Ok(EventEnd::Returned) => return Ran::Done,
+                Ok(EventEnd::Exited) => return Ran::Exit,
+                Err(failure) => Failed { why: describe(&failure), status: failure.kind.status() },
             }
         }
         Kind::InProcess { name, config } => loop {
-            match silverback_plugins::run(name, phase, subject.exchange(), &configured.caller, config) {
+            let why = match silverback_plugins::run(name, phase, subject.exchange(), &configured.caller, config) {
                 Outcome::Done(_) => return Ran::Done,
-                Outcome::Unknown => return Ran::Failed(format!("plugin {name} is not built in")),
+                Outcome::Unknown => format!("plugin {name} is not built in"),
                 Outcome::Exit => return Ran::Exit,
-                Outcome::Raise(why) => return Ran::Failed(format!("plugin {name} failed in {phase}: {why}")),
-                Outcome::Need(need) => subject.provide(need).await,
-            }
+                Outcome::Raise(why) => format!("plugin {name} failed in {phase}: {why}"),
+                Outcome::Need(need) => {
+                    subject.provide(need).await;
+                    continue;
+                }
+            };
+            break Failed { why, status: 500 };
         },
+    };
+    match configured.on_error.of(phase) {
+        Fails::Closed => Ran::Failed(failed),
+        Fails::Open => {
+            silverback_log::write(
+                silverback_log::Level::Error,
+                format_args!("{}; the request goes on (on_error)", failed.why),
+                Some(&crate::surroundings::context(subject.exchange())),
+            );
+            Ran::Done
+        }
     }
 }
 
@@ -139,7 +161,12 @@ pub(crate) async fn log(worker: &Worker, exchange: &Rc<RefCell<Exchange>>, confi
     let failed = match &configured.kind {
         Kind::External(instance) => {
             let mut calls = LogCalls { exchange: Rc::clone(exchange), caller: &configured.caller };
-            worker.plugins.handle_event(instance, Phase::Log, &mut calls).await.err().map(|failure| describe(&failure))
+            worker
+                .plugins
+                .handle_event(instance, Phase::Log, configured.timeout, &mut calls)
+                .await
+                .err()
+                .map(|failure| describe(&failure))
         }
         Kind::InProcess { name, config } => {
             let outcome =

@@ -5,12 +5,12 @@
 //! after authentication; so a route keeps, for each plugin that may run, what applies without a consumer, and
 //! whether a consumer could change it.
 
-use std::{borrow::Cow, cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{borrow::Cow, cmp::Reverse, collections::HashMap, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value as Json};
 use silverback_model::{
-    Catalogue, Directory, Id, Phase, PhaseSet, Plugin, PluginDefinition, PluginSource, Route, Service, Snapshot,
-    schema::is_reference,
+    Catalogue, Directory, Id, OnError, Phase, PhaseSet, Plugin, PluginDefinition, PluginSource, Route, Service,
+    Snapshot, schema::is_reference,
 };
 use silverback_pdk::{Caller, exchange::Subsystem};
 use silverback_plugin_host::{Host, Instance, WireProtocol};
@@ -41,6 +41,10 @@ struct Scope {
 pub(crate) struct Configured {
     pub(crate) caller: Caller,
     pub(crate) phases: PhaseSet,
+    /// How long a handler may take, if it is not as long as its server's settings say.
+    pub(crate) timeout: Option<Duration>,
+    /// What its failure means.
+    pub(crate) on_error: OnError,
     pub(crate) kind: Kind,
 }
 
@@ -223,7 +227,13 @@ fn configure(plugin: &Plugin, definition: &PluginDefinition, host: &Host) -> Res
         }
     };
     let caller = Caller { plugin_name: plugin.name.clone(), plugin_id: plugin.id, takes_body_files };
-    Ok(Configured { caller, phases: definition.phases, kind })
+    let on_error = match (&plugin.on_error, &kind) {
+        (Some(of_its_own), _) => of_its_own.clone(),
+        (None, Kind::External(instance)) => instance.on_error().clone(),
+        (None, Kind::InProcess { .. }) => OnError::default(),
+    };
+    let timeout = plugin.timeout.map(|milliseconds| Duration::from_millis(milliseconds.into()));
+    Ok(Configured { caller, phases: definition.phases, timeout, on_error, kind })
 }
 
 /// The configuration as a plugin server gets it: unset fields are absent, and the ids of what it is bound to are
@@ -278,7 +288,16 @@ mod tests {
             let caller =
                 Caller { plugin_name: (*name).to_owned(), plugin_id: Id::from_u128(9), takes_body_files: false };
             let kind = Kind::InProcess { name: (*name).to_owned(), config: Map::new() };
-            (scope, Arc::new(Configured { caller, phases: PhaseSet::EMPTY, kind }))
+            (
+                scope,
+                Arc::new(Configured {
+                    caller,
+                    phases: PhaseSet::EMPTY,
+                    timeout: None,
+                    on_error: OnError::default(),
+                    kind,
+                }),
+            )
         });
         PluginEntry { phases: PhaseSet::EMPTY, by_scope: by_scope.collect(), by_consumer: true }
     }

@@ -266,7 +266,9 @@ fn plugin_servers() {
 
 #[test]
 fn policies_of_plugin_servers() {
-    use crate::settings::{Breaker, EventPolicy, Fails, MaxMemory, ProcessPolicy};
+    use silverback_model::Fails;
+
+    use crate::settings::{Breaker, EventPolicy, MaxMemory, ProcessPolicy};
     let base =
         "prefix = /p\npluginserver_names = a-b\npluginserver_a_b_query_cmd = q\npluginserver_a_b_start_cmd = s\n";
     let server = settings(base).plugin_servers.remove(0);

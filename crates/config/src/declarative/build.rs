@@ -200,6 +200,8 @@ fn plugin(item: Linked) -> Plugin {
         },
         protocols: fields.protocols(),
         enabled: fields.flag("enabled").unwrap_or(true),
+        timeout: fields.number("timeout"),
+        on_error: fields.text("on_error").and_then(|text| text.parse().ok()),
         tags: fields.tags(),
         created_at,
         updated_at,

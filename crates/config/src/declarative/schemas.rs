@@ -334,6 +334,9 @@ fn plugin() -> Record {
                     "default": ["grpc", "grpcs", "http", "https"],
                 }},
                 {"enabled": {"type": "boolean", "required": true, "default": true}},
+                // these two are not Kong's
+                {"timeout": {"type": "integer", "between": [1, 86_400_000]}},
+                {"on_error": {"type": "string", "custom_validator": "on_error"}},
             ]),
             &tags(),
         ]),

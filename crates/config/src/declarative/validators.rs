@@ -3,7 +3,10 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use serde_json::Value as Json;
-use silverback_model::schema::{Validator, Vocabulary};
+use silverback_model::{
+    OnError,
+    schema::{Validator, Vocabulary},
+};
 
 use super::{
     certificates,
@@ -30,12 +33,17 @@ pub(super) const VOCABULARY: Vocabulary = Vocabulary {
         Validator { name: "certificate", check: |v| on_text(v, certificates::check_certificate) },
         Validator { name: "key", check: |v| on_text(v, certificates::check_key) },
         Validator { name: "public_key", check: |v| on_text(v, certificates::check_public_key) },
+        Validator { name: "on_error", check: |v| on_text(v, on_error) },
         Validator { name: "uri", check: |v| on_text(v, uri) },
     ],
 };
 
 fn on_text(value: &Json, check: impl Fn(&str) -> Result<(), String>) -> Result<(), String> {
     value.as_str().map_or(Ok(()), check)
+}
+
+fn on_error(text: &str) -> Result<(), String> {
+    text.parse::<OnError>().map(drop).map_err(|problem| problem.to_string())
 }
 
 fn without_port(text: &str, names_only: bool) -> Result<(), String> {

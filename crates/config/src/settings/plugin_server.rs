@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use silverback_model::Phase;
+use silverback_model::OnError;
 
 /// A plugin server: a name of `pluginserver_names` and the properties `pluginserver_NAME_*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +22,7 @@ pub struct PluginServer {
 pub struct EventPolicy {
     /// `timeout`: for an event, the time that it waits for the gateway not counted; and for the start of an instance.
     pub timeout: Duration,
+    /// `on_error`: what becomes of a request whose event failed.
     pub on_error: OnError,
     /// `max_inflight`: events that run in the server at a time, all its processes together. 0: no limit.
     pub max_inflight: usize,
@@ -31,25 +32,6 @@ pub struct EventPolicy {
     pub breaker: Option<Breaker>,
     /// `repair`: whether the gateway loads its modules into stock JavaScript and Python servers.
     pub repair: bool,
-}
-
-/// `on_error`: what becomes of a request whose event failed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OnError {
-    /// In phases that are not named.
-    pub otherwise: Fails,
-    /// The phases that are named.
-    pub phases: Vec<(Phase, Fails)>,
-}
-
-/// What becomes of a request whose event failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fails {
-    /// It gets 500.
-    #[default]
-    Closed,
-    /// The failure is logged, and the request goes on.
-    Open,
 }
 
 /// `breaker_failures` and `breaker_pause`: when a server counts as broken, and for how long.
@@ -130,13 +112,6 @@ impl PluginServer {
             events: EventPolicy::default(),
             process: ProcessPolicy::default(),
         }
-    }
-}
-
-impl OnError {
-    /// What a failure in this phase means. The request is over when `log` runs: it cannot fail it.
-    pub fn of(&self, phase: Phase) -> Fails {
-        self.phases.iter().find(|(of, _)| *of == phase).map_or(self.otherwise, |(_, fails)| *fails)
     }
 }
 

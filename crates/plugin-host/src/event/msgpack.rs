@@ -35,6 +35,9 @@ pub(super) async fn run<P: Pdk>(
             Some(Ok(Err(error))) if first && Response::no_such_instance(&error) => return Err(Stop::Unknown(error)),
             Some(Ok(Err(error))) => return Err(Stop::Failed(FailureKind::Server, error)),
             Some(Err(error @ Broken::Unread)) if first => return Err(Stop::Unsent(error.to_string())),
+            Some(Err(error)) if error.is_oversized() => {
+                return Err(Stop::Abandoned(error.kind(), error.to_string(), Some(Handler::Talking)));
+            }
             Some(Err(error)) => return Err(broken(&error)),
             None => {
                 return Err(Stop::Abandoned(

@@ -1,12 +1,13 @@
 //! An event of a ProtoBuf server: after the command the plugin drives, two frames a PDK call, until an empty frame.
 
 use silverback_model::Phase;
-use silverback_protocol::protobuf::{Command, decode_call, put_empty_frame, put_result};
+use silverback_protocol::protobuf::{self, Command, decode_call, put_empty_frame, put_result};
 
 use super::{Clock, Done, EventEnd, Pdk, Reply, Stop, broken};
 use crate::{
     FailureKind,
     connection::{Broken, Connection},
+    size,
 };
 
 /// Runs an event. After it the connection can be used again: the `RpcReturn` that follows is left to the next event on
@@ -33,9 +34,15 @@ pub(super) async fn run<P: Pdk>(
         Some(Err(error)) => return Err(broken(&error)),
         None => return Err(deadline(&clock)),
     }
-    let mut name = first(clock.limit(connection.frame()).await, &clock)?;
+    let mut name = first(clock.limit(connection.frame(size::NAME)).await, &clock)?;
     while !name.is_empty() {
-        let args = next(clock.limit(connection.frame()).await, &clock)?;
+        let args = match (clock.limit(connection.frame(size::of_call(&name))).await, size::of_call(&name)) {
+            (Some(Err(Broken::Protobuf(protobuf::Error::FrameTooLarge { .. }))), size::CALL) => {
+                let method = String::from_utf8_lossy(&name).into_owned();
+                return Err(broken(&Broken::LargeCall { method }));
+            }
+            (args, _) => next(args, &clock)?,
+        };
         let (call, method) = match decode_call(&name, args) {
             Ok(call) => call,
             // the plugin made a call that there is not: its fault, not the protocol's
@@ -55,7 +62,7 @@ pub(super) async fn run<P: Pdk>(
             Some(result) => result.map_err(|error| broken(&error))?,
             None => return Err(deadline(&clock)),
         }
-        name = next(clock.limit(connection.frame()).await, &clock)?;
+        name = next(clock.limit(connection.frame(size::NAME)).await, &clock)?;
     }
     connection.owed = Some(sequence);
     Ok(Done::Reusable(EventEnd::Returned))

@@ -10,7 +10,7 @@ use silverback_protocol::{
     msgpack::{Next, Request},
     protobuf::Command,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     Handler,
@@ -20,13 +20,17 @@ use crate::{
     connection::{Broken, Connection, connect},
     instance::Started,
     server::{MAX_PARKED, Server},
+    size,
 };
+
+/// A server that has sent nothing for this long has sent its message.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Releases a handler of a MessagePack server.
 ///
 /// One that waits for the result of a PDK call gets an error, and so does every further call, none of which is
 /// performed, until it returns or the deadline passes. One that runs is waited for, however long it takes: closing
-/// the connection while it runs would kill a Node process.
+/// the connection while it runs would kill a Node process. What is too large to be read is let through to nowhere.
 pub(crate) fn spawn(connection: Connection, handler: Handler, server: Arc<Server>, epoch: u64, message: &str) {
     let message = message.to_owned();
     let parked = Parked::new(Arc::clone(&server));
@@ -56,6 +60,11 @@ async fn release(
     patience: Duration,
 ) -> Result<(), Broken> {
     let mut result = match handler {
+        Handler::Talking => {
+            // it is not to be waited for longer than its handler would have been
+            let _ = timeout(patience, connection.drain(SILENCE)).await;
+            return Ok(());
+        }
         Handler::Running { request } => {
             // the deadline may have come in the middle of a request
             connection.flush().await?;
@@ -148,7 +157,7 @@ async fn probe(server: &Server, connection: &mut Connection, started: Started) -
             let instance = i32::try_from(started.id).unwrap_or_default();
             Command::InstanceStatus { instance }.put(request.into(), &mut connection.output);
             connection.flush().await?;
-            connection.frame().await?;
+            connection.frame(size::MESSAGE).await?;
         }
         WireProtocol::MsgPack => {
             Request::HandleEvent { instance: -1, phase: "access" }.put(request, &mut connection.output);

@@ -113,7 +113,7 @@ fn a_server_whose_socket_is_lost_is_started_again() {
         std::fs::remove_file(stage.socket()).unwrap();
         // connections that are open go on; one that is to be opened finds nothing
         let worker = Connections::new(Arc::clone(&stage.host));
-        let _ = worker.handle_event(&instance, Phase::Access, &mut Script::default()).await;
+        let _ = worker.handle_event(&instance, Phase::Access, None, &mut Script::default()).await;
         stage.wait(|| stage.status().restarts == 1, "a restart").await;
         stage.wait_state(ServerState::Ready).await;
         assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
@@ -233,7 +233,7 @@ fn workers_share_instances() {
                         let connections = Connections::new(host);
                         for _ in 0..10 {
                             let phase = Phase::Log;
-                            let end = connections.handle_event(&instance, phase, &mut Script::default()).await;
+                            let end = connections.handle_event(&instance, phase, None, &mut Script::default()).await;
                             assert_eq!(end.unwrap(), EventEnd::Returned);
                         }
                     });

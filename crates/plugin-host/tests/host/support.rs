@@ -82,7 +82,7 @@ impl Stage {
         let mut server = PluginServer::new("stand-in", folder.path().join("socket"), "");
         server.start_cmd = start_cmd;
         let offer = Offer { server: "stand-in".to_owned(), protocol, socket: None, plugins: Vec::new() };
-        let host = Host::start_with(&[server], &[], &[offer], |_| deadlines);
+        let host = Host::start_with(&[server], &[], &[offer], |_| deadlines, None);
         let connections = Connections::new(Arc::clone(&host));
         Self { host, connections, protocol, plugin, folder, elsewhere: None, listens_on: "socket" }
     }
@@ -144,7 +144,7 @@ impl Stage {
     }
 
     pub(crate) async fn run(&self, instance: &Arc<Instance>, pdk: &mut impl Pdk) -> Result<EventEnd, EventFailure> {
-        self.connections.handle_event(instance, Phase::Access, pdk).await
+        self.connections.handle_event(instance, Phase::Access, None, pdk).await
     }
 
     pub(crate) fn journal(&self) -> Vec<String> {

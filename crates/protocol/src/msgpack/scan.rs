@@ -20,6 +20,11 @@ impl Scanner {
         Self { max, position: 0, owed: 1, items: 0 }
     }
 
+    /// How many bytes the message has at least, strings that are announced and still to come included.
+    pub const fn seen(&self) -> usize {
+        self.position
+    }
+
     /// Looks at what is new in `buffer`, which starts where the message does. `Some(length)` once the message is
     /// complete; the scanner is then ready for the next one.
     ///

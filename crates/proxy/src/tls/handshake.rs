@@ -23,7 +23,7 @@ use super::{
 use crate::{
     connection::Origin,
     generation::Generation,
-    plugin_run::{self, Ran},
+    plugin_run::{self, Failed, Ran},
     request, surroundings,
     worker::Worker,
 };
@@ -168,7 +168,7 @@ async fn certificate_phase(
             match plugin_run::run(&running.plugins, exchange.as_mut(), configured, Phase::Certificate).await {
                 Ran::Done => {}
                 Ran::Exit => return,
-                Ran::Failed(why) => {
+                Ran::Failed(Failed { why, .. }) => {
                     let context = surroundings::context(&exchange);
                     silverback_log::write(Level::Error, format_args!("{why}"), Some(&context));
                     return;

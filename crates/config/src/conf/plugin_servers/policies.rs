@@ -2,16 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use silverback_model::Phase;
-
 use crate::{
     conf::{
         reader::{Reader, split_list},
         units::parse_size,
     },
-    settings::{
-        Breaker, EventPolicy, Fails, MaxMemory, OnError, ProcessPolicy, ResourceLimit, RestartBackoff, available_cores,
-    },
+    settings::{Breaker, EventPolicy, MaxMemory, ProcessPolicy, ResourceLimit, RestartBackoff, available_cores},
 };
 
 /// What may follow `pluginserver_NAME_`, beside `socket` and the commands.
@@ -66,7 +62,7 @@ impl<'r, 'a> Policies<'r, 'a> {
                 "on_error",
                 default.on_error,
                 "closed, open, or a phase with one of them: 'closed, response=open'",
-                on_error,
+                |text| text.parse().ok(),
             ),
             max_inflight: usize::try_from(self.number("max_inflight", default.max_inflight as u64, 0, u32::MAX.into()))
                 .unwrap_or(usize::MAX),
@@ -173,34 +169,6 @@ impl<'r, 'a> Policies<'r, 'a> {
     }
 }
 
-/// `closed`, `open, log=open`, `access=closed, response=open`.
-fn on_error(text: &str) -> Option<OnError> {
-    let fails = |word: &str| match word {
-        "closed" => Some(Fails::Closed),
-        "open" => Some(Fails::Open),
-        _ => None,
-    };
-    let mut policy = OnError::default();
-    let mut named_otherwise = false;
-    for item in split_list(text) {
-        match item.split_once('=') {
-            None if !named_otherwise => {
-                policy.otherwise = fails(&item)?;
-                named_otherwise = true;
-            }
-            None => return None,
-            Some((phase, word)) => {
-                let phase = Phase::from_name(phase.trim())?;
-                if policy.phases.iter().any(|(known, _)| *known == phase) {
-                    return None;
-                }
-                policy.phases.push((phase, fails(word.trim())?));
-            }
-        }
-    }
-    Some(policy)
-}
-
 fn max_memory(text: &str) -> Option<MaxMemory> {
     match text {
         "auto" => Some(MaxMemory::Auto),
@@ -262,22 +230,6 @@ fn mode(text: &str) -> Option<Option<u32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn policies_for_failures() {
-        let check = |text: &str, expect: Option<(Fails, Fails)>| {
-            let read = on_error(text).map(|policy| (policy.of(Phase::Access), policy.of(Phase::Log)));
-            assert_eq!(read, expect, "{text}");
-        };
-        check("closed", Some((Fails::Closed, Fails::Closed)));
-        check("open", Some((Fails::Open, Fails::Open)));
-        check("closed, log=open", Some((Fails::Closed, Fails::Open)));
-        check("access = open", Some((Fails::Open, Fails::Closed)));
-        check("open, closed", None);
-        check("access=open, access=closed", None);
-        check("body=open", None);
-        check("ajar", None);
-    }
 
     #[test]
     fn values_that_are_read() {
