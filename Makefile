@@ -6,8 +6,9 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 # Tests share two cores with the plugin servers that they start.
 TEST_THREADS ?= 4
 FUZZ_SECONDS ?= 10
+SOAK_SECONDS ?= 600
 
-.PHONY: help demo test unit e2e lint fmt deny build bench fuzz clean
+.PHONY: help demo test unit e2e lint fmt deny build bench chaos soak fuzz clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 14
@@ -49,6 +50,16 @@ bench: ## requests a second beside nginx, and the benches of the crates
 	cargo build --release --locked --package silverback
 	bench/http/run
 	cargo bench --locked --workspace
+
+chaos: ## the chaos table: every fault in every language under both policies; about 15 minutes
+	scripts/setup test
+	cargo build --release --locked --package silverback --package silverback-e2e
+	target/release/chaos $(CHAOS)
+
+soak: ## load with random faults for SOAK_SECONDS
+	scripts/setup test
+	cargo build --release --locked --package silverback --package silverback-e2e
+	target/release/chaos --soak $(SOAK_SECONDS)
 
 fuzz: ## every fuzz target for FUZZ_SECONDS; needs cargo-fuzz and a nightly toolchain
 	fuzz/run $(FUZZ_SECONDS)

@@ -13,6 +13,7 @@
     reason = "a test harness reports by panicking"
 )]
 
+pub mod chaos;
 mod client;
 mod deadline;
 mod gateway;
@@ -26,7 +27,7 @@ pub use client::{Connection, Response};
 pub use deadline::{DEADLINE, eventually, eventually_async, within};
 pub use gateway::{Gateway, Running};
 pub use http2::{Http2, Http2Response};
-pub use plugin_server::{Language, PluginServer, Trial};
+pub use plugin_server::{Chaos, Language, PluginServer, Trial};
 pub use ports::free_port;
 pub use process::{Ended, executable, run_silverback};
 pub use upstream::{Gate, Received, Step, Upstream};

@@ -24,8 +24,10 @@ pub struct PluginServer {
     start: Option<String>,
     query: String,
     environment: String,
-    /// The process begins when this file is there.
-    held_until: Option<std::path::PathBuf>,
+    /// Lines of shell that run before the process.
+    prelude: Option<String>,
+    /// Whether the process begins by itself.
+    starts_at_once: bool,
 }
 
 /// A trial plugin, named `trial-go`, `trial-py` or `trial-js`.
@@ -35,6 +37,10 @@ pub enum Trial {
     Python,
     JavaScript,
 }
+
+/// The chaos plugin in the language of a trial plugin: it goes wrong in the way that a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chaos(pub Trial);
 
 impl From<Language> for PluginServer {
     fn from(language: Language) -> Self {
@@ -81,8 +87,49 @@ impl Trial {
     /// The server that does not begin before `file` exists.
     pub fn held_until(self, file: &Path) -> PluginServer {
         let mut server = PluginServer::from(self);
-        server.held_until = Some(file.to_owned());
+        server.prelude = Some(format!("until [ -e '{}' ]; do sleep 0.05; done", file.display()));
+        server.starts_at_once = false;
         server
+    }
+}
+
+impl From<Chaos> for PluginServer {
+    fn from(chaos: Chaos) -> Self {
+        match chaos.0 {
+            Trial::Go => go("chaos-go", "chaos-go"),
+            Trial::Python => python("chaos-py", "chaos-py", "e2e/plugins/chaos/python/chaos.py"),
+            Trial::JavaScript => node("chaos-js", "chaos-js", "e2e/plugins/chaos/node"),
+        }
+    }
+}
+
+impl Chaos {
+    /// The name of the plugin, and of its server.
+    pub fn plugin(self) -> &'static str {
+        match self.0 {
+            Trial::Go => "chaos-go",
+            Trial::Python => "chaos-py",
+            Trial::JavaScript => "chaos-js",
+        }
+    }
+
+    /// The name of the socket in the prefix, which is in the process's command line too.
+    pub fn socket(self) -> &'static str {
+        match self.0 {
+            Trial::Go => "chaos-go.socket",
+            Trial::Python => "chaos-py.sock",
+            Trial::JavaScript => "chaos-js.sock",
+        }
+    }
+
+    /// What the process's command line is known by.
+    pub fn process(self) -> &'static str {
+        if self.0 == Trial::Go { "bin/chaos-go" } else { self.socket() }
+    }
+
+    /// The server whose process runs these lines of shell first.
+    pub fn after(self, prelude: String) -> PluginServer {
+        PluginServer { prelude: Some(prelude), ..self.into() }
     }
 }
 
@@ -101,7 +148,7 @@ impl PluginServer {
 
     /// Whether its process begins by itself.
     pub(crate) fn starts_at_once(&self) -> bool {
-        self.held_until.is_none()
+        self.starts_at_once
     }
 
     /// Its lines of `kong.conf`.
@@ -115,12 +162,11 @@ impl PluginServer {
         ];
         if let Some(start) = &self.start {
             let command = format!("{environment} {}", start.replace("{prefix}", &prefix_text));
-            let command = match &self.held_until {
+            let command = match &self.prelude {
                 None => command,
-                Some(file) => {
+                Some(prelude) => {
                     let script = prefix.join(format!("start-{}.sh", self.name));
-                    let text = format!("until [ -e '{}' ]; do sleep 0.05; done\nexec {command}\n", file.display());
-                    std::fs::write(&script, text).unwrap();
+                    std::fs::write(&script, format!("{prelude}\nexec {command}\n")).unwrap();
                     format!("sh {}", script.display())
                 }
             };
@@ -139,7 +185,8 @@ fn go(name: &str, plugin: &str) -> PluginServer {
         start: Some(format!("{executable} -kong-prefix {{prefix}}")),
         query: format!("{executable} -dump"),
         environment: String::new(),
-        held_until: None,
+        prelude: None,
+        starts_at_once: true,
     }
 }
 
@@ -152,7 +199,8 @@ fn python(name: &str, plugin: &str, script: &str) -> PluginServer {
         start: Some(format!("{command} --kong-prefix {{prefix}} --socket-name {name}.sock --no-lua-style")),
         query: format!("{command} --dump"),
         environment: "PYTHONWARNINGS=ignore".into(),
-        held_until: None,
+        prelude: None,
+        starts_at_once: true,
     }
 }
 
@@ -166,7 +214,8 @@ fn node(name: &str, plugin: &str, directory: &str) -> PluginServer {
         start: Some(format!("{command} --kong-prefix {{prefix}} --sock-name {name}.sock")),
         query: format!("{command} --dump-all-plugins"),
         environment: String::new(),
-        held_until: None,
+        prelude: None,
+        starts_at_once: true,
     }
 }
 

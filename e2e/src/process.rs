@@ -23,9 +23,11 @@ pub fn executable() -> PathBuf {
     if let Some(path) = std::env::var_os("SILVERBACK") {
         return path.into();
     }
-    // The test itself is target/PROFILE/deps/NAME.
-    let test = std::env::current_exe().unwrap();
-    let path = test.parent().unwrap().parent().unwrap().join("silverback");
+    // A test is target/PROFILE/deps/NAME, a program of this crate target/PROFILE/NAME.
+    let own = std::env::current_exe().unwrap();
+    let profile = own.parent().unwrap();
+    let profile = if profile.ends_with("deps") { profile.parent().unwrap() } else { profile };
+    let path = profile.join("silverback");
     assert!(path.exists(), "{} is missing: run cargo build -p silverback", path.display());
     path
 }

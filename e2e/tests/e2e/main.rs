@@ -6,6 +6,7 @@ mod admin;
 mod auth;
 mod balancing;
 mod bodies;
+mod chaos;
 mod cli;
 mod errors;
 mod forwarding;
