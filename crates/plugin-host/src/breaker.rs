@@ -1,8 +1,8 @@
 //! The circuit breaker: what fails again and again is not tried by every request, each of which would wait for its
 //! deadline, but by one now and then.
 //!
-//! Each instance (a plugin with one configuration) has a breaker of its own, so that what is broken denies no
-//! neighbour: neither another plugin of the server, nor the same plugin on another route. What counts is that the
+//! Each instance (a plugin with one configuration) has breakers of its own, one for each phase, so that what is broken
+//! denies no neighbour: neither another plugin of the server, nor the same plugin on another route. What counts is that the
 //! instance gave no sign of life: a deadline, a connection that closed, an answer that makes no sense. An error that
 //! it answered with is a sign of life. Events that were at work in a process that ended are one failure together,
 //! since they may have had nothing to do with it.

@@ -179,7 +179,8 @@ impl Connection {
     /// The next response or notification of a MessagePack server.
     pub(crate) async fn message(&mut self) -> Result<ServerMessage, Broken> {
         loop {
-            if let Some(length) = self.scanner.scan(&self.input)? {
+            let scanned = self.scanner.scan(&self.input);
+            if let Ok(Some(length)) = scanned {
                 let message = self.input.split_to(length).freeze();
                 self.held.release();
                 return Ok(ServerMessage::decode(&message)?);
@@ -190,6 +191,7 @@ impl Connection {
             {
                 return Err(Broken::LargeCall { method: String::from_utf8_lossy(method).into_owned() });
             }
+            scanned?;
             self.fill().await?;
         }
     }
@@ -223,6 +225,20 @@ impl Connection {
             _ if self.input.is_empty() => Ok(()),
             _ => Err(Broken::OutOfStep),
         }
+    }
+
+    /// Takes the `RpcReturn` that is owed, if it is there already. One to another command shows that the event did not end.
+    pub(crate) fn settle_early(&mut self) -> Result<(), Broken> {
+        let Some(owed) = self.owed else { return Ok(()) };
+        let Some(frame) = protobuf::take_frame(&mut self.input, size::MESSAGE)? else { return Ok(()) };
+        self.owed = None;
+        if protobuf::Answer::decode(frame)?.sequence == owed { Ok(()) } else { Err(Broken::OutOfStep) }
+    }
+
+    /// Whether nothing has come since the last event on it, or but its end. What a server sends unasked would be taken
+    /// for an answer.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        self.owed.is_some() || matches!(self.stream.try_read_buf(&mut self.input), Ok(0) | Err(_))
     }
 
     /// Reads what is there. The buffer grows with what has come, not with what a header promises.

@@ -164,7 +164,7 @@ impl Connections {
             }
             pass => pass.ok(),
         };
-        let pass = match instance.breaker.pass() {
+        let pass = match instance.breaker(phase).pass() {
             Ok(pass) => pass,
             Err(broken) => return not_run(FailureKind::BreakerOpen, open("it failed", broken)),
         };
@@ -279,8 +279,10 @@ impl Connections {
             if epoch > pool.epoch {
                 *pool = Pool { epoch, idle: Vec::new() };
             }
-            if let Some(connection) = pool.idle.pop() {
-                return Ok(Some((connection, true)));
+            while let Some(mut connection) = pool.idle.pop() {
+                if connection.is_quiet() {
+                    return Ok(Some((connection, true)));
+                }
             }
         }
         match timeout(server.deadlines.ready, connect(server)).await {

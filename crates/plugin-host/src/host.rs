@@ -121,7 +121,7 @@ impl Host {
         let instances: Vec<_> = instances.values().filter_map(Weak::upgrade).collect();
         let status = |server: &Arc<Server>| {
             let of_it = instances.iter().filter(|instance| Arc::ptr_eq(&instance.server, server));
-            let breaker = of_it.map(|instance| instance.breaker.state()).chain([server.unready.state()]).max();
+            let breaker = of_it.map(|instance| instance.breaker_state()).chain([server.unready.state()]).max();
             ServerStatus { breaker: breaker.unwrap_or_default(), ..server.status() }
         };
         self.servers.iter().map(status).collect()

@@ -4,10 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use serde_json::{Map, Value as Json};
-use silverback_model::OnError;
+use silverback_model::{OnError, Phase};
 use tokio::sync::oneshot;
 
-use crate::{FailureKind, WireProtocol, breaker::Breaker, server::Server};
+use crate::{BreakerState, FailureKind, WireProtocol, breaker::Breaker, server::Server};
 
 /// A plugin with one configuration, in one server. Shared by all workers, and over reloads.
 pub struct Instance {
@@ -21,7 +21,8 @@ pub struct Instance {
     number: Mutex<Option<(u64, i32)>>,
     /// Who waits for a start that is under way; `None` if none is.
     waiting: Mutex<Option<Vec<oneshot::Sender<StartResult>>>>,
-    pub(crate) breaker: Breaker,
+    /// One for each phase: a handler for `log` that works says nothing of the one for `access`.
+    breakers: [Breaker; Phase::ALL.len()],
 }
 
 /// An instance in a server's process.
@@ -43,7 +44,7 @@ pub(crate) type StartResult = Result<Started, StartFailure>;
 impl Instance {
     pub(crate) fn new(server: Arc<Server>, plugin: String, config: Map<String, Json>) -> Self {
         Self {
-            breaker: Breaker::new(server.policy.breaker),
+            breakers: Phase::ALL.map(|_| Breaker::new(server.policy.breaker)),
             server,
             plugin,
             config,
@@ -71,6 +72,24 @@ impl Instance {
     /// What the failure of one of its events means, as its server's settings have it.
     pub fn on_error(&self) -> &OnError {
         &self.server.policy.on_error
+    }
+
+    /// The breaker of its handler for a phase.
+    pub(crate) fn breaker(&self, phase: Phase) -> &Breaker {
+        let [certificate, rewrite, access, response, preread, log] = &self.breakers;
+        match phase {
+            Phase::Certificate => certificate,
+            Phase::Rewrite => rewrite,
+            Phase::Access => access,
+            Phase::Response => response,
+            Phase::Preread => preread,
+            Phase::Log => log,
+        }
+    }
+
+    /// The state of the breaker that is worst off.
+    pub(crate) fn breaker_state(&self) -> BreakerState {
+        self.breakers.iter().map(Breaker::state).max().unwrap_or_default()
     }
 
     /// The running instance, if there is one in the epoch that is ready.

@@ -6,6 +6,7 @@ import (
 	"log"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/Kong/go-pdk"
@@ -21,6 +22,7 @@ type Config struct {
 	Hang    bool   `json:"hang"`     // never end
 	Fail    bool   `json:"fail"`     // panic
 	Exit    int    `json:"exit"`     // status to exit with
+	Fault   string `json:"fault"`    // what goes wrong otherwise
 	LogFile string `json:"log_file"` // file to which the log phase appends "STATUS PATH"
 }
 
@@ -29,6 +31,9 @@ func New() interface{} { return &Config{} }
 
 // Access does it.
 func (conf Config) Access(kong *pdk.PDK) {
+	if conf.Fault == "raise first" {
+		panic("told to fail")
+	}
 	if conf.Trace != "" {
 		_ = kong.ServiceRequest.AddHeader("X-Trace", conf.Trace)
 	}
@@ -38,6 +43,18 @@ func (conf Config) Access(kong *pdk.PDK) {
 	time.Sleep(time.Duration(conf.DelayMs) * time.Millisecond)
 	if conf.Hang {
 		time.Sleep(time.Hour)
+	}
+	switch conf.Fault {
+	case "exit process":
+		os.Exit(3)
+	case "loop":
+		for {
+			_, _ = kong.Request.GetMethod()
+		}
+	case "large header":
+		_ = kong.Response.SetHeader("X-Large", strings.Repeat("a", 256<<20))
+	case "large exit":
+		kong.Response.Exit(200, make([]byte, 256<<20), nil)
 	}
 	if conf.Fail {
 		panic("told to fail")

@@ -11,13 +11,43 @@ class Trial {
   }
 
   async access(kong) {
-    const { trace, header, value, delay_ms, hang, fail, exit } = this.config
+    const { trace, header, value, delay_ms, hang, fail, exit, fault } = this.config
+    if (fault === 'raise first') throw new Error('told to fail')
     if (trace) await kong.service.request.addHeader('X-Trace', trace)
     if (header) await kong.response.setHeader(header, value || '')
     if (delay_ms) await sleep(delay_ms)
     if (hang) await sleep(3600 * 1000)
+    if (fault) await this.commit(fault, kong)
     if (fail) throw new Error('told to fail')
     if (exit) await kong.response.exit(exit, 'told to exit')
+  }
+
+  async commit(fault, kong) {
+    switch (fault) {
+      case 'exit process':
+        return process.exit(3)
+      case 'loop':
+        for (;;) await kong.request.getMethod()
+      case 'large header':
+        return kong.response.setHeader('X-Large', 'a'.repeat(256 << 20))
+      case 'large exit':
+        return kong.response.exit(200, 'a'.repeat(256 << 20))
+      case 'forget a promise':
+        Promise.reject(new Error('told to fail'))
+        return
+      case 'throw in a timer':
+        setTimeout(() => { throw new Error('told to fail') }, 5)
+        return sleep(3600 * 1000)
+      case 'catch':
+        try {
+          await kong.response.setStatus('none')
+        } catch {}
+        return appendFile(this.config.file, 'went on\n')
+      case 'call after exit':
+        await kong.response.exit(403, 'told to exit')
+        await kong.request.getMethod()
+        return appendFile(this.config.file, 'went on\n')
+    }
   }
 
   async log(kong) {
@@ -40,6 +70,8 @@ module.exports = {
     { hang: { type: 'boolean' } },
     { fail: { type: 'boolean' } },
     { exit: { type: 'integer' } },
+    { fault: { type: 'string' } },
+    { file: { type: 'string' } },
     { log_file: { type: 'string' } },
   ],
 }

@@ -1,5 +1,6 @@
 """The trial plugin in Python: it does what its configuration says, as ../go/main.go."""
 import os
+import sys
 import time
 
 Schema = (
@@ -10,6 +11,8 @@ Schema = (
     {"hang": {"type": "boolean"}},
     {"fail": {"type": "boolean"}},
     {"exit": {"type": "integer"}},
+    {"fault": {"type": "string"}},
+    {"file": {"type": "string"}},
     {"log_file": {"type": "string"}},
 )
 version = "1.0.0"
@@ -22,6 +25,11 @@ class Plugin:
 
     def access(self, kong):
         config = self.config
+        fault = config.get("fault")
+        if fault == "raise first":
+            raise RuntimeError("told to fail")
+        if fault == "sys.exit":
+            sys.exit(3)
         if "trace" in config:
             kong.service.request.add_header("X-Trace", config["trace"])
         if "header" in config:
@@ -29,10 +37,35 @@ class Plugin:
         time.sleep(config.get("delay_ms", 0) / 1000)
         if config.get("hang"):
             time.sleep(3600)
+        if fault:
+            self.commit(fault, kong)
         if config.get("fail"):
             raise RuntimeError("told to fail")
         if "exit" in config:
             kong.response.exit(config["exit"], "told to exit")
+
+    def commit(self, fault, kong):
+        if fault == "exit process":
+            os._exit(3)
+        if fault == "loop":
+            while True:
+                kong.request.get_method()
+        if fault == "large header":
+            kong.response.set_header("X-Large", "a" * (256 << 20))
+        if fault == "large exit":
+            kong.response.exit(200, "a" * (256 << 20))
+        if fault == "catch":
+            try:
+                kong.response.set_status("none")
+            except Exception:
+                pass
+            with open(self.config["file"], "a") as file:
+                file.write("went on\n")
+        if fault == "call after exit":
+            kong.response.exit(403, "told to exit")
+            kong.request.get_method()
+            with open(self.config["file"], "a") as file:
+                file.write("went on\n")
 
     def log(self, kong):
         if "log_file" in self.config:

@@ -16,6 +16,8 @@ mod lifecycle;
 mod logs;
 mod plugin_failures;
 mod plugins;
+mod policies;
+mod repair;
 mod routing;
 mod sanitiser;
 mod websocket;

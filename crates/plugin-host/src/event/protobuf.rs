@@ -65,6 +65,7 @@ pub(super) async fn run<P: Pdk>(
         name = next(clock.limit(connection.frame(size::NAME)).await, &clock)?;
     }
     connection.owed = Some(sequence);
+    connection.settle_early().map_err(|error| broken(&error))?;
     Ok(Done::Reusable(EventEnd::Returned))
 }
 
