@@ -13,7 +13,7 @@ use http::{
 use http_body_util::{BodyExt, Full, Limited};
 use serde_json::{Value as Json, json};
 
-use crate::{Node, SERVER_TOKEN, information, status};
+use crate::{Node, SERVER_TOKEN, information, status, upstreams};
 
 /// The longest request body that is read; the requests known here carry a few words.
 const MAX_BODY: usize = 64 << 10;
@@ -38,11 +38,12 @@ impl Api {
 }
 
 /// A path that is known, on the API that knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Endpoint {
     Information,
     Status,
     Ready,
+    Upstreams(upstreams::Endpoint),
 }
 
 impl Endpoint {
@@ -52,12 +53,14 @@ impl Endpoint {
             (Api::Admin, "") => Some(Self::Information),
             (_, "/status") => Some(Self::Status),
             (Api::Status, "/status/ready") => Some(Self::Ready),
+            (Api::Admin, path) => upstreams::Endpoint::find(path).map(Self::Upstreams),
             _ => None,
         }
     }
 
-    const fn methods(self) -> &'static str {
+    const fn methods(&self) -> &'static str {
         match self {
+            Self::Upstreams(endpoint) => endpoint.methods(),
             Self::Information | Self::Status => "GET, HEAD, OPTIONS",
             Self::Ready => "GET, HEAD, OPTIONS, POST",
         }
@@ -80,7 +83,7 @@ impl Answer {
         Self::json(status, json!({ "message": message }))
     }
 
-    const fn empty(status: StatusCode) -> Self {
+    pub(crate) const fn empty(status: StatusCode) -> Self {
         Self { status, body: None, allow: None }
     }
 }
@@ -96,7 +99,7 @@ where
     let (head, body) = request.into_parts();
     let answer = match Endpoint::find(api, head.uri.path()) {
         None => Answer::message(StatusCode::NOT_FOUND, "Not found"),
-        Some(endpoint) => match (endpoint, &head.method) {
+        Some(endpoint) => match (&endpoint, &head.method) {
             (Endpoint::Information, &Method::GET | &Method::HEAD) => {
                 Answer::json(StatusCode::OK, information::describe(node))
             }
@@ -109,6 +112,9 @@ where
             (endpoint, &Method::OPTIONS) => {
                 Answer { allow: Some(endpoint.methods()), ..Answer::empty(StatusCode::NO_CONTENT) }
             }
+            (Endpoint::Upstreams(endpoint), method) => endpoint
+                .answer(node, method, head.uri.query())
+                .unwrap_or_else(|| Answer::message(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")),
             _ => Answer::message(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
         },
     };

@@ -1,7 +1,7 @@
 //! The Admin and Status APIs: what `admin_listen` and `status_listen` answer.
 //!
 //! Both run on the control thread. `/` and `/status` answer on the Admin API, `/status` and `/status/ready` on the
-//! Status API, in Kong's shapes; everything else is a 404 as JSON.
+//! Status API, the health of upstreams on the Admin API, in Kong's shapes; everything else is a 404 as JSON.
 
 mod api;
 mod information;
@@ -9,11 +9,13 @@ mod listener;
 mod node;
 mod status;
 mod tls;
+mod upstreams;
 
 pub use api::Api;
 pub use listener::{BindError, Listener, bind, spawn};
 pub use node::{Configured, Loaded, Node, Readiness, Statistics};
 pub use tls::TlsError;
+pub use upstreams::{HealthNotSet, Upstreams};
 
 /// The release of Kong whose behaviour and answers are reproduced.
 pub const KONG_VERSION: &str = "3.9.3";

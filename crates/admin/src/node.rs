@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -11,12 +11,15 @@ use std::{
 use silverback_config::Settings;
 use silverback_model::{Catalogue, Snapshot};
 
+use crate::Upstreams;
+
 /// A node as its APIs describe it.
 pub struct Node {
     pub id: String,
     pub hostname: String,
     /// Called for every `/status`.
     statistics: Box<dyn Fn() -> Statistics + Send + Sync>,
+    upstreams: OnceLock<Box<dyn Upstreams>>,
     loaded: RwLock<Arc<Loaded>>,
     draining: AtomicBool,
 }
@@ -99,9 +102,19 @@ impl Node {
             id,
             hostname,
             statistics: Box::new(statistics),
+            upstreams: OnceLock::new(),
             loaded: RwLock::new(Arc::new(loaded)),
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// Sets what answers for the health of upstreams. Only the first counts.
+    pub fn set_upstreams(&self, upstreams: impl Upstreams + 'static) {
+        let _ = self.upstreams.set(Box::new(upstreams));
+    }
+
+    pub(crate) fn upstreams(&self) -> Option<&dyn Upstreams> {
+        self.upstreams.get().map(AsRef::as_ref)
     }
 
     pub fn loaded(&self) -> Arc<Loaded> {

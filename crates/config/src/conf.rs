@@ -3,6 +3,7 @@
 
 mod clients;
 mod directives;
+mod dns;
 mod environment_file;
 mod http;
 mod listen;

@@ -46,6 +46,7 @@ pub struct Settings {
 
     pub tls: Tls,
     pub upstream: UpstreamKeepalive,
+    pub dns: Dns,
     pub logs: Logs,
     pub http: Http,
     pub errors: ErrorPages,
@@ -198,6 +199,41 @@ pub struct UpstreamKeepalive {
     pub max_requests: u64,
     /// 0 for no limit.
     pub idle_timeout: Duration,
+}
+
+/// `dns_*`, or `resolver_*` where `new_dns_client` is on: how names become addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Empty: those of `/etc/resolv.conf`.
+    pub servers: Vec<SocketAddr>,
+    pub hosts_file: PathBuf,
+    /// What is asked for, in this order, until something is found.
+    pub order: Vec<DnsType>,
+    /// Ask for SRV records of `_service._proto.name` only, as the new client of Kong does.
+    pub srv_by_name: bool,
+    /// Stands for the TTL of every answer.
+    pub valid_ttl: Option<Duration>,
+    /// How long an answer may be used after its time while a new one is fetched.
+    pub stale_ttl: Duration,
+    /// How long it is remembered that a name, or a record of it, does not exist.
+    pub not_found_ttl: Duration,
+    /// How long another failure is remembered.
+    pub error_ttl: Duration,
+    /// Names kept.
+    pub cache_size: usize,
+    /// Requests that wait for the same name wait for one look-up (`dns_no_sync` off).
+    pub coalesce: bool,
+}
+
+/// An entry of `dns_order`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsType {
+    /// The type that answered the last time.
+    Last,
+    Srv,
+    A,
+    Aaaa,
+    Cname,
 }
 
 /// Where logs go.

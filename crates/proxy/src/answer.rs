@@ -19,7 +19,7 @@ use crate::{
     flight::{Finish, Flight},
     forwarded::X_KONG_REQUEST_ID,
     request::list,
-    upstream::send::Upstreamed,
+    upstream::{hash_input::HashCookie, send::Upstreamed},
 };
 
 const X_KONG_PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
@@ -261,11 +261,25 @@ fn builtin_page(status: u16) -> Option<String> {
     ))
 }
 
+/// Sets a cookie; one of the same name that the upstream sets gives way (Kong's `balancer.set_cookie`).
+fn set_hash_cookie(headers: &mut HeaderMap, cookie: &HashCookie) {
+    let Some(ours) = cookie.header() else { return };
+    let others: Vec<HeaderValue> = headers.get_all(header::SET_COOKIE).iter().cloned().collect();
+    headers.remove(header::SET_COOKIE);
+    let kept = others.into_iter().filter(|other| !cookie.is_set_by(other));
+    for value in kept.chain([ours]) {
+        headers.append(header::SET_COOKIE, value);
+    }
+}
+
 /// Adds what the gateway adds to every answer, and moves the headers out of the exchange (a copy stays for those
 /// that log).
 fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
     let now = flight.now();
     let (proxied, encoded) = (flight.proxied, flight.encoded);
+    if proxied && let Some(cookie) = flight.hash_cookie.take() {
+        set_hash_cookie(&mut flight.exchange.response.headers, &cookie);
+    }
     let settings = &flight.profile.settings;
     let added = settings.headers;
     let exchange = &mut *flight.exchange;

@@ -37,7 +37,11 @@ use crate::{
     request_body::{self, BodyError, Spool},
     sanitiser::Refused,
     surroundings,
-    upstream::send::{self, Upstreamed},
+    upstream::{
+        balancer::InUse,
+        hash_input::HashCookie,
+        send::{self, Upstreamed},
+    },
     worker::Worker,
 };
 
@@ -64,6 +68,10 @@ pub(crate) struct Flight {
     pub(crate) closes: bool,
     /// The upstream's answer has a Content-Encoding.
     pub(crate) encoded: bool,
+    /// The target that the request is on; it counts as busy until the request is done with.
+    pub(crate) in_use: Option<InUse>,
+    /// What the answer sets, so that the client stays with its target.
+    pub(crate) hash_cookie: Option<HashCookie>,
 }
 
 /// What a request came to.
@@ -111,6 +119,8 @@ async fn run(
         proxied: false,
         closes: false,
         encoded: false,
+        in_use: None,
+        hash_cookie: None,
     });
     let http = &flight.profile.settings.http;
     let last = flight.connection.requests.get() >= http.keepalive_requests || http.keepalive_timeout.is_zero();
@@ -197,7 +207,8 @@ impl Flight {
                     // Kong tells a host that a plugin chose from the service's own.
                     let chosen =
                         route.service.as_ref().is_some_and(|service| service.host != self.exchange.upstream.host);
-                    return self.error(if chosen { 500 } else { 503 }, failure.client_message());
+                    let (status, message) = failure.no_address(chosen);
+                    return self.error(status, &message);
                 }
                 self.fail(failure.status(), None)
             }
@@ -561,7 +572,9 @@ impl Finish {
     }
 
     fn end(self) {
-        let Flight { worker, connection, profile, mut exchange, collected, spool, proxied, .. } = *self.0;
+        let Flight { worker, connection, profile, mut exchange, collected, spool, proxied, in_use, .. } = *self.0;
+        // The log handlers do not keep the target busy.
+        drop(in_use);
         connection.ended();
         let now = exchange.node.surroundings.now();
         exchange.timings.response_end = Some(now);
@@ -612,6 +625,8 @@ pub(crate) fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>, refused: 
         proxied: false,
         closes: false,
         encoded: false,
+        in_use: None,
+        hash_cookie: None,
     });
     flight.log(Level::Info, format_args!("{} while reading client request headers", refused.why.reason()));
     flight.fail(refused.why.status(), None);

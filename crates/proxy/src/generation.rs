@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, io, sync::Arc};
 
-use silverback_config::Settings;
+use silverback_config::{Settings, settings::Dns};
 use silverback_model::{Catalogue, Directory, Id, Route, Service, Snapshot};
 use silverback_pdk::exchange::Subsystem;
 use silverback_plugin_host::Host;
@@ -14,7 +14,7 @@ use crate::{
     profile::Profile,
     surroundings::AtomicCounters,
     tls::{self, ServerTls, Sessions},
-    upstream::{Balancers, ClientTls, balancer::Upstreams},
+    upstream::{Balancers, ClientTls, Resolver, balancer::Upstreams},
 };
 
 /// A configuration in force.
@@ -70,8 +70,14 @@ pub struct Registries {
 }
 
 impl Registries {
-    pub fn new(host: Arc<Host>, node_id: String) -> Self {
-        Self { host, balancers: Balancers::default(), sessions: Sessions::default(), counters: Arc::default(), node_id }
+    pub fn new(host: Arc<Host>, node_id: String, dns: &Dns) -> Self {
+        Self {
+            host,
+            balancers: Balancers::new(Resolver::new(dns)),
+            sessions: Sessions::default(),
+            counters: Arc::default(),
+            node_id,
+        }
     }
 }
 
@@ -117,6 +123,12 @@ impl Generation {
             hash: snapshot.hash.clone(),
             is_empty: snapshot.services.is_empty() && snapshot.routes.is_empty() && snapshot.plugins.is_empty(),
         })
+    }
+
+    /// Tells what outlives generations that this one is in force now.
+    pub(crate) fn put_in_force(&self, balancers: &Balancers) {
+        balancers.resolver().configure(&self.profile.settings.dns);
+        self.upstreams.put_in_force(balancers, self.client_tls.for_probes());
     }
 
     pub(crate) fn plugins_of(&self, subsystem: Subsystem) -> &PluginTable {

@@ -43,6 +43,7 @@ pub use crate::{
     listener::BindError,
     surroundings::Counters,
     tls::{CertificateError, ServerTlsError},
+    upstream::{SetHealthError, UpstreamHealth},
 };
 use crate::{
     listener::Listener,
@@ -69,14 +70,17 @@ impl Proxy {
     pub fn bind(settings: &Settings, generation: Generation, registries: &Registries) -> Result<Self, BindError> {
         let listeners = listener::bind_all(settings)?;
         let (mode, _) = watch::channel(Mode::Serving);
+        generation.put_in_force(&registries.balancers);
         Ok(Self { shared: Arc::new(Shared::new(generation, registries)), listeners, mode, workers: Vec::new() })
     }
 
-    /// Starts the workers.
+    /// Starts the workers, and in the runtime that this is called in the tasks that they rely on: DNS, health checks.
     ///
     /// # Errors
     /// A thread or its runtime cannot be had.
     pub fn run(&mut self) -> io::Result<()> {
+        self.shared.balancers.resolver().spawn();
+        self.shared.balancers.spawn();
         for (index, listeners) in self.listeners.drain(..).enumerate() {
             let shared = Arc::clone(&self.shared);
             let mode = self.mode.subscribe();
@@ -95,6 +99,7 @@ impl Proxy {
 
     /// Puts a generation in force: requests that begin from now on use it.
     pub fn publish(&self, generation: Generation) {
+        generation.put_in_force(&self.shared.balancers);
         self.shared.generation.store(Arc::new(generation));
     }
 
@@ -123,6 +128,11 @@ impl Proxy {
     /// Whether the proxy is on its way out: `/status/ready` says so.
     pub fn is_draining(&self) -> bool {
         *self.mode.borrow() == Mode::Draining
+    }
+
+    /// The health of upstreams, for the Admin API.
+    pub fn upstream_health(&self) -> UpstreamHealth {
+        UpstreamHealth::new(&self.shared.balancers)
     }
 
     /// Counters since the start, as nginx's stub status has them.

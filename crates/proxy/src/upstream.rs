@@ -1,12 +1,15 @@
-//! The way upstream: which address ([`balancer`], [`dns`]), over which connection ([`pool`], [`connect`]), and
-//! what to do when it fails ([`send`]).
+//! The way upstream: which address ([`balancer`], [`dns`], [`health`]), over which connection ([`pool`], [`connect`]),
+//! and what to do when it fails ([`send`]).
 
 pub(crate) mod balancer;
 mod connect;
 pub(crate) mod dns;
+pub(crate) mod hash_input;
+pub(crate) mod health;
 mod pool;
 pub(crate) mod send;
 
+pub use self::balancer::{SetHealthError, UpstreamHealth};
 pub(crate) use self::{
     balancer::Balancers,
     connect::ClientTls,

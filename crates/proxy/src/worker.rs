@@ -23,7 +23,7 @@ use crate::{
     listener::{Bound, Listener},
     surroundings::AtomicCounters,
     tls::handshake::Waiting,
-    upstream::{Balancers, Pool, Resolver},
+    upstream::{Balancers, Pool},
 };
 
 /// What all workers share: immutable, or atomics.
@@ -31,7 +31,6 @@ pub(crate) struct Shared {
     pub(crate) host: Arc<Host>,
     pub(crate) generation: ArcSwap<Generation>,
     pub(crate) balancers: Balancers,
-    pub(crate) resolver: Resolver,
     pub(crate) counters: Arc<AtomicCounters>,
     pub(crate) connection_serial: AtomicU64,
 }
@@ -42,7 +41,6 @@ impl Shared {
             host: Arc::clone(&registries.host),
             generation: ArcSwap::from_pointee(generation),
             balancers: registries.balancers.clone(),
-            resolver: Resolver::default(),
             counters: Arc::clone(&registries.counters),
             connection_serial: AtomicU64::new(1),
         }

@@ -5,14 +5,14 @@ pub(crate) mod verdict;
 use std::{fs, io, panic, process::ExitCode, sync::Arc, time::Duration};
 
 use nix::unistd::{geteuid, gethostname};
-use silverback_admin::{Configured, Loaded, Node, Statistics};
+use silverback_admin::{Configured, HealthNotSet, Loaded, Node, Statistics, Upstreams};
 use silverback_config::{
     Settings, advice, keep_what_needs_restart,
     settings::{ListenAddress, LogLevel, LogTarget},
 };
 use silverback_log::{Format, Level, Target};
 use silverback_plugin_host::Host;
-use silverback_proxy::{Counters, Proxy, Registries};
+use silverback_proxy::{Counters, Proxy, Registries, SetHealthError, UpstreamHealth};
 use thiserror::Error;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -142,7 +142,7 @@ impl Gateway {
 
         // No await from here on until privileges are dropped: the processes of the host start with its first poll.
         let host = Host::start(&settings, &found.offers);
-        let registries = Arc::new(Registries::new(Arc::clone(&host), node_id.clone()));
+        let registries = Arc::new(Registries::new(Arc::clone(&host), node_id.clone(), &settings.dns));
         let (generation, snapshot) = assemble::generation(&settings, &found.catalogue, &registries)?;
         for remark in advice(&snapshot, &found.catalogue) {
             log(Level::Warn, format_args!("{remark}"));
@@ -165,6 +165,7 @@ impl Gateway {
             configured: Some(Configured::of(&snapshot)),
         };
         let node = Arc::new(Node::new(node_id, hostname(), loaded, move || statistics(counters())));
+        node.set_upstreams(AdminUpstreams(proxy.upstream_health()));
         let mut tasks = silverback_admin::spawn(api_listeners, &node).map_err(StartError::ApiLog)?;
         tasks.push(tokio::spawn(reaper::reap_orphans()));
         proxy.run().map_err(StartError::Workers)?;
@@ -349,6 +350,32 @@ impl Signals {
             _ = self.term.recv() => "SIGTERM",
             _ = self.int.recv() => "SIGINT",
         }
+    }
+}
+
+/// The balancers, as the Admin API asks them.
+struct AdminUpstreams(UpstreamHealth);
+
+impl Upstreams for AdminUpstreams {
+    fn targets(&self, upstream: &str) -> Option<Vec<serde_json::Value>> {
+        self.0.targets(upstream)
+    }
+
+    fn balancer(&self, upstream: &str) -> Option<serde_json::Value> {
+        self.0.balancer(upstream)
+    }
+
+    fn set_health(
+        &self,
+        upstream: &str,
+        target: &str,
+        address: Option<&str>,
+        healthy: bool,
+    ) -> Result<(), HealthNotSet> {
+        self.0.set(upstream, target, address, healthy).map_err(|error| match error {
+            SetHealthError::NotFound => HealthNotSet::NotFound,
+            SetHealthError::Refused(why) => HealthNotSet::Refused(why),
+        })
     }
 }
 

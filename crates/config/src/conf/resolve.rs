@@ -11,7 +11,7 @@ use crate::settings::{
 };
 
 use super::{
-    LoadError, Loaded, Problem, clients, directives, http,
+    LoadError, Loaded, Problem, clients, directives, dns, http,
     listen::{self, Subsystem},
     names, plugin_servers,
     properties::{self, Kind},
@@ -136,6 +136,7 @@ fn assemble(reader: &mut Reader<'_>, ignored: Vec<IgnoredProperty>, written: &Ra
             max_requests: reader.integer("upstream_keepalive_max_requests", 0, u64::MAX),
             idle_timeout: seconds(reader, "upstream_keepalive_idle_timeout"),
         },
+        dns: dns::read(reader),
         logs: http::logs(reader, &prefix),
         http: http::limits(reader),
         errors: http::error_pages(reader),
@@ -180,7 +181,12 @@ fn from_anywhere(name: &str, value: &str) -> String {
     let whole = |path: &str| absolute(path).display().to_string();
     match name {
         _ if value.contains("{vault://") => value.to_owned(),
-        "error_template_html" | "error_template_json" | "error_template_plain" | "error_template_xml" => whole(value),
+        "error_template_html"
+        | "error_template_json"
+        | "error_template_plain"
+        | "error_template_xml"
+        | "dns_hostsfile"
+        | "resolver_hosts_file" => whole(value),
         _ if name.ends_with("_ssl_client_certificate") || name.ends_with("_ssl_trusted_certificate") => whole(value),
         // These may be the text itself, or base64 of it: what is a file is known by being there.
         "ssl_cert"

@@ -146,13 +146,13 @@ fn unknown_names_in_the_file_are_warned_of() {
 #[test]
 fn what_means_nothing_here_is_listed() {
     let settings = settings(
-        "pg_host = x\npg_password = secret\ndns_order = A\nnginx_http_charset = x\nnginx_http_gzip = on\nadmin_gui_listen = off",
+        "pg_host = x\npg_password = secret\nwasm = on\nnginx_http_charset = x\nnginx_http_gzip = on\nadmin_gui_listen = off",
     );
     let found: Vec<_> = settings.ignored.iter().map(|p| (p.name.as_str(), p.value.as_str(), p.important)).collect();
     assert_eq!(
         found,
         [
-            ("dns_order", "A", true),
+            ("wasm", "on", true),
             ("nginx_http_gzip", "on", true),
             ("pg_host", "x", false),
             ("pg_password", "******", false),

@@ -12,7 +12,10 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::pool::{AbortOnDrop, Connection, Key};
+use super::{
+    health::probe::ProbeTls,
+    pool::{AbortOnDrop, Connection, Key},
+};
 use crate::{body::UpstreamRequestBody, header_case::HeaderCase};
 
 /// Header lines in an answer: far more than nginx's proxy_buffer_size lets through in practice.
@@ -40,6 +43,11 @@ impl ClientTls {
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
         }
         Ok(Self { checked: Arc::new(checked).into(), unchecked: Arc::new(unchecked).into() })
+    }
+
+    /// For the probes of health checks.
+    pub(crate) fn for_probes(&self) -> ProbeTls {
+        ProbeTls { checked: self.checked.clone(), unchecked: self.unchecked.clone() }
     }
 }
 

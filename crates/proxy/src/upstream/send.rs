@@ -10,6 +10,8 @@ use silverback_pdk::exchange::{RequestBody, Try};
 use super::{
     balancer::{Address, Attempts, BalanceError, Upstream, Upstreams},
     connect::{self, ClientTls, ConnectError},
+    hash_input,
+    health::Outcome,
     pool::{Key, Lease, TlsKey},
 };
 use crate::{
@@ -69,11 +71,26 @@ impl SendFailure {
         }
     }
 
-    /// What Kong tells the client where no address could be had.
-    pub(crate) const fn client_message(&self) -> &'static str {
+    /// What it says of the target's health.
+    const fn outcome(&self) -> Option<Outcome> {
         match self {
-            Self::Balance(BalanceError::Resolve(_)) => "name resolution failed",
-            _ => "failure to get a peer from the ring-balancer",
+            Self::Timeout | Self::Connect(ConnectError::Timeout) => Some(Outcome::Timeout),
+            Self::Connect(ConnectError::ServerName(_)) => None,
+            Self::Connect(_) | Self::Exchange(_) => Some(Outcome::TcpFailure),
+            _ => None,
+        }
+    }
+
+    /// What Kong tells the client where no address could be had: status and message. `chosen`: a plugin named the host.
+    pub(crate) fn no_address(&self, chosen: bool) -> (u16, String) {
+        match self {
+            Self::Balance(BalanceError::Resolve { error, .. }) if error.is_not_found() && !chosen => {
+                (503, "name resolution failed".to_owned())
+            }
+            Self::Balance(BalanceError::Resolve { host, error }) => {
+                (500, format!("failed the initial dns/balancer resolve for '{host}' with: {error}"))
+            }
+            _ => (503, BalanceError::NoTargets.to_string()),
         }
     }
 }
@@ -100,8 +117,10 @@ pub(crate) async fn send(
     }
     let shared = Arc::clone(&flight.worker.shared);
     let upstream = upstreams.find(&choice.host);
+    let (hash, cookie) = upstream.map(|upstream| hash_input::of(upstream, &flight.exchange)).unwrap_or_default();
+    flight.hash_cookie = cookie;
     let mut attempts =
-        Attempts::new(upstream.map(AsRef::as_ref), &choice.host, choice.port, &shared.balancers, &shared.resolver);
+        Attempts::new(upstream.map(AsRef::as_ref), &choice.host, choice.port, shared.balancers.resolver(), hash);
     let mut address = attempts.next().await?;
     flight.exchange.timings.balancer_start = Some(flight.now());
     let mut retries = choice.retries;
@@ -116,7 +135,11 @@ pub(crate) async fn send(
             failure: None,
         });
         let failed = match attempt(flight, tls, &head, &address, upstream.map(AsRef::as_ref)).await {
-            Ok(upstreamed) => return Ok(upstreamed),
+            Ok(upstreamed) => {
+                attempts.report(Outcome::Status(upstreamed.response.status().as_u16()));
+                flight.in_use = attempts.into_use();
+                return Ok(upstreamed);
+            }
             Err(failed) => failed,
         };
         if let Some(attempt) = flight.exchange.upstream.tries.last_mut() {
@@ -127,6 +150,7 @@ pub(crate) async fn send(
         let repeatable = (!failed.sent || (whole && is_idempotent(&head.method)))
             && matches!(failed.why, SendFailure::Connect(_) | SendFailure::Timeout | SendFailure::Exchange(_));
         if !repeatable {
+            report_last(&mut attempts, &failed.why);
             return Err(failed.why);
         }
         if failed.reused && stale < 3 {
@@ -136,7 +160,11 @@ pub(crate) async fn send(
             continue;
         }
         if retries == 0 {
+            report_last(&mut attempts, &failed.why);
             return Err(failed.why);
+        }
+        if let Some(outcome) = failed.why.outcome() {
+            attempts.report(outcome);
         }
         retries -= 1;
         silverback_log::write(
@@ -145,6 +173,16 @@ pub(crate) async fn send(
             Some(&crate::surroundings::context(&flight.exchange)),
         );
         address = attempts.next().await?;
+    }
+}
+
+/// Kong counts the failure that ends a request by the status that the client gets.
+fn report_last(attempts: &mut Attempts<'_>, why: &SendFailure) {
+    if let Some(outcome) = why.outcome() {
+        attempts.report(outcome);
+        if outcome == Outcome::TcpFailure {
+            attempts.report(Outcome::Status(why.status()));
+        }
     }
 }
 
@@ -267,7 +305,7 @@ fn host_header(chosen: &str, address: &Address, upstream: Option<&Upstream>, sec
     if !chosen.is_empty() {
         return chosen.to_owned();
     }
-    if let Some(host) = upstream.and_then(|upstream| upstream.host_header.as_ref()) {
+    if let Some(host) = upstream.and_then(Upstream::host_header) {
         return host.clone();
     }
     let default_port = if secure { 443 } else { 80 };

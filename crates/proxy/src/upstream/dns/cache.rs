@@ -1,0 +1,206 @@
+//! The cache: read by workers without a lock, written by the keeper alone.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use super::{Answer, Outcome, ResolveError};
+
+/// A new name means that one shard is copied.
+const SHARDS: usize = 64;
+
+type Shard = HashMap<Arc<str>, Arc<Entry>>;
+
+pub(super) struct Cache {
+    shards: Vec<ArcSwap<Shard>>,
+    hasher: RandomState,
+    began: Instant,
+}
+
+/// What is known of a name.
+pub(super) struct Entry {
+    state: ArcSwap<State>,
+    /// Somebody has asked for it since it was fetched.
+    used: AtomicBool,
+    /// A refresh is asked for, or under way.
+    asked: AtomicBool,
+    /// When it was used last, in milliseconds since the cache began.
+    used_at: AtomicU64,
+}
+
+#[derive(Clone)]
+pub(super) struct State {
+    pub(super) outcome: Outcome,
+    pub(super) expires: Instant,
+    /// An answer may be used until then.
+    pub(super) stale_until: Instant,
+}
+
+/// What a look at the cache finds.
+pub(super) enum Found {
+    Fresh(Outcome),
+    Stale {
+        answer: Arc<Answer>,
+        /// Nobody has asked for a new one yet: the finder does.
+        refresh: bool,
+    },
+    Nothing,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| ArcSwap::default()).collect(),
+            hasher: RandomState::new(),
+            began: Instant::now(),
+        }
+    }
+}
+
+impl Cache {
+    #[expect(clippy::indexing_slicing, reason = "the index is a remainder of the length")]
+    fn shard(&self, name: &str) -> &ArcSwap<Shard> {
+        &self.shards[self.hasher.hash_one(name) as usize % SHARDS]
+    }
+
+    fn entry(&self, name: &str) -> Option<Arc<Entry>> {
+        self.shard(name).load().get(name).cloned()
+    }
+
+    pub(super) fn look(&self, name: &str, now: Instant) -> Found {
+        let shard = self.shard(name).load();
+        let Some(entry) = shard.get(name) else { return Found::Nothing };
+        entry.used_at.store(self.since_begin(now), Ordering::Relaxed);
+        // Most of the time it is set: no need to take the cache line from the other cores.
+        if !entry.used.load(Ordering::Relaxed) {
+            entry.used.store(true, Ordering::Relaxed);
+        }
+        let state = entry.state.load();
+        if now < state.expires {
+            return Found::Fresh(state.outcome.clone());
+        }
+        match &state.outcome {
+            Ok(answer) if now < state.stale_until => {
+                Found::Stale { answer: Arc::clone(answer), refresh: !entry.asked.swap(true, Ordering::Relaxed) }
+            }
+            _ => Found::Nothing,
+        }
+    }
+
+    fn since_begin(&self, now: Instant) -> u64 {
+        u64::try_from(now.duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A refresh that was promised is not asked for after all.
+    pub(super) fn not_asked(&self, name: &str) {
+        if let Some(entry) = self.entry(name) {
+            entry.asked.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// What is stored of a name, however old.
+    pub(super) fn state(&self, name: &str) -> Option<Arc<State>> {
+        Some(self.entry(name)?.state.load_full())
+    }
+
+    /// Whether the name was asked for since it was stored.
+    pub(super) fn is_used(&self, name: &str) -> bool {
+        self.entry(name).is_some_and(|entry| entry.used.load(Ordering::Relaxed))
+    }
+
+    /// Stores what was found; true if the name stands for something else than before. Makes room when there are
+    /// `capacity` names already, but never at the cost of those that `keep` holds.
+    pub(super) fn store(&self, name: &Arc<str>, state: State, capacity: usize, keep: impl Fn(&str) -> bool) -> bool {
+        if let Some(entry) = self.entry(name) {
+            let differs = !is_same(&entry.state.load().outcome, &state.outcome);
+            // What has not changed keeps its identity, and its turns with it.
+            let state = match (&entry.state.load().outcome, &state.outcome) {
+                (Ok(old), Ok(_)) if !differs => State { outcome: Ok(Arc::clone(old)), ..state },
+                _ => state,
+            };
+            entry.state.store(Arc::new(state));
+            entry.used.store(false, Ordering::Relaxed);
+            entry.asked.store(false, Ordering::Relaxed);
+            return differs;
+        }
+        if self.len() >= capacity {
+            self.make_room(capacity, keep);
+        }
+        let entry = Arc::new(Entry {
+            state: ArcSwap::from_pointee(state),
+            used: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
+            used_at: AtomicU64::new(self.since_begin(Instant::now())),
+        });
+        self.shard(name).rcu(|shard| {
+            let mut shard = Shard::clone(shard);
+            shard.insert(Arc::clone(name), Arc::clone(&entry));
+            shard
+        });
+        true
+    }
+
+    /// What is there is used no more.
+    pub(super) fn remove(&self, name: &str) {
+        self.shard(name).rcu(|shard| {
+            let mut shard = Shard::clone(shard);
+            shard.remove(name);
+            shard
+        });
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.load().len()).sum()
+    }
+
+    pub(super) fn names(&self) -> Vec<Arc<str>> {
+        self.shards.iter().flat_map(|shard| shard.load().keys().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    /// Drops a tenth of the names, those that were used the longest ago.
+    fn make_room(&self, capacity: usize, keep: impl Fn(&str) -> bool) {
+        let mut ages: Vec<(u64, Arc<str>)> = self
+            .shards
+            .iter()
+            .flat_map(|shard| {
+                let shard = shard.load();
+                shard
+                    .iter()
+                    .filter(|(name, _)| !keep(name))
+                    .map(|(name, entry)| (entry.used_at.load(Ordering::Relaxed), Arc::clone(name)))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        ages.sort_unstable();
+        for (_, name) in ages.iter().take(capacity / 10 + 1) {
+            self.remove(name);
+        }
+    }
+}
+
+fn is_same(old: &Outcome, new: &Outcome) -> bool {
+    match (old, new) {
+        (Ok(old), Ok(new)) => old.is_the_same_as(new),
+        (Err(old), Err(new)) => old == new,
+        _ => false,
+    }
+}
+
+impl State {
+    pub(super) fn answer(answer: Arc<Answer>, ttl: Duration, stale: Duration, now: Instant) -> Self {
+        Self { outcome: Ok(answer), expires: now + ttl, stale_until: now + ttl + stale }
+    }
+
+    pub(super) fn failure(error: ResolveError, ttl: Duration, now: Instant) -> Self {
+        Self { outcome: Err(error), expires: now + ttl, stale_until: now + ttl }
+    }
+}
