@@ -2,7 +2,7 @@
 //! what to do when it fails ([`send`]).
 
 pub(crate) mod balancer;
-mod connect;
+pub(crate) mod connect;
 pub(crate) mod dns;
 mod pool;
 pub(crate) mod send;
