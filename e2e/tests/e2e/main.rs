@@ -18,4 +18,5 @@ mod plugin_failures;
 mod plugins;
 mod routing;
 mod sanitiser;
+mod streams;
 mod websocket;
