@@ -20,13 +20,15 @@ mod http2;
 mod plugin_server;
 mod ports;
 mod process;
+mod tls;
 mod upstream;
 
 pub use client::{Connection, Response};
 pub use deadline::{DEADLINE, eventually, eventually_async, within};
 pub use gateway::{Gateway, Running};
 pub use http2::{Http2, Http2Response};
-pub use plugin_server::{Language, PluginServer, Trial};
+pub use plugin_server::{Handshake, Language, PluginServer, Trial};
 pub use ports::free_port;
 pub use process::{Ended, executable, run_silverback};
+pub use tls::{Agreed, Authority, Issued, TlsClient};
 pub use upstream::{Gate, Received, Step, Upstream};

@@ -15,6 +15,8 @@ mod lifecycle;
 mod logs;
 mod plugin_failures;
 mod plugins;
+mod proxy_protocol;
 mod routing;
 mod sanitiser;
+mod tls;
 mod websocket;
