@@ -1,22 +1,16 @@
 //! A client that sends exactly the bytes it is told to, and takes nothing but well-formed answers.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
-use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
-use tokio_rustls::TlsConnector;
 
-use crate::within;
+use crate::{TlsClient, within};
 
-pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// A connection, in clear text or over TLS.
@@ -49,23 +43,21 @@ impl Connection {
         Self { stream: Box::new(stream), buffer: Vec::new(), certificate: None }
     }
 
+    /// Over a stream that is there.
+    pub fn over(stream: impl Stream + 'static) -> Self {
+        Self { stream: Box::new(stream), buffer: Vec::new(), certificate: None }
+    }
+
     /// Over TLS, for HTTP/1.1; any certificate will do.
     pub async fn open_tls(address: SocketAddr, server_name: &str) -> Self {
-        let stream = tls_stream(address, server_name, &["http/1.1"]).await;
-        let certificate =
-            stream.get_ref().1.peer_certificates().and_then(|all| all.first()).map(|first| first.to_vec());
-        Self { stream: Box::new(stream), buffer: Vec::new(), certificate }
+        let (connection, agreed) = TlsClient::new(address).connect(server_name).await.unwrap();
+        Self { certificate: Some(agreed.certificate), ..connection }
     }
 
-    /// Over a connection that stands already.
-    pub fn over(stream: TcpStream) -> Self {
-        Self { stream: Box::new(stream), buffer: Vec::new(), certificate: None }
-    }
-
-    /// TLS over a connection that stands already.
+    /// TLS over a connection that is there; any certificate will do.
     pub async fn tls_over(stream: TcpStream, server_name: &str) -> Self {
-        let stream = tls_over(stream, server_name, &[]).await;
-        Self { stream: Box::new(stream), buffer: Vec::new(), certificate: None }
+        let client = TlsClient::new(stream.peer_addr().unwrap()).protocols(&[]);
+        client.connect_over(stream, server_name).await.unwrap().0
     }
 
     /// The certificate that the server showed, as DER.
@@ -295,71 +287,4 @@ pub(crate) fn request_bytes(method: &str, path: &str, headers: &[&str], body: &[
     }
     text += "\r\n";
     [text.as_bytes(), body].concat()
-}
-
-/// A TLS connection on which one of `protocols` has been agreed.
-pub(crate) async fn tls_stream(
-    address: SocketAddr,
-    server_name: &str,
-    protocols: &[&str],
-) -> tokio_rustls::client::TlsStream<TcpStream> {
-    let stream = within("a connection", TcpStream::connect(address)).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    tls_over(stream, server_name, protocols).await
-}
-
-async fn tls_over(
-    stream: TcpStream,
-    server_name: &str,
-    protocols: &[&str],
-) -> tokio_rustls::client::TlsStream<TcpStream> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyCertificate))
-        .with_no_client_auth();
-    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let name = ServerName::try_from(server_name.to_owned()).unwrap();
-    within("a handshake", TlsConnector::from(Arc::new(config)).connect(name, stream)).await.unwrap()
-}
-
-/// The gateway's own certificate is self-signed.
-#[derive(Debug)]
-struct AnyCertificate;
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -32,6 +32,7 @@ pub struct Gateway {
     environment: Vec<(String, String)>,
     more_plugins: String,
     daemon: bool,
+    listen_flags: String,
 }
 
 /// A gateway that runs. It is killed when this value is dropped; its logs are shown if that happens because a test failed.
@@ -64,6 +65,7 @@ impl Gateway {
             environment: Vec::new(),
             more_plugins: String::new(),
             daemon: false,
+            listen_flags: String::new(),
         }
     }
 
@@ -88,6 +90,12 @@ impl Gateway {
     /// A variable of the gateway's environment.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// A flag of every address of `proxy_listen`.
+    pub fn listen_flag(mut self, flag: &str) -> Self {
+        self.listen_flags += &format!(" {flag}");
         self
     }
 
@@ -155,7 +163,11 @@ impl Gateway {
             "database = off".into(),
             "log_level = info".into(),
             format!("declarative_config = {}", prefix.join("kong.json").display()),
-            format!("proxy_listen = {proxy} reuseport, {tls} ssl http2 reuseport, {clear_http2} http2 reuseport"),
+            format!(
+                "proxy_listen = {proxy} reuseport{flags}, {tls} ssl http2 reuseport{flags}, \
+                 {clear_http2} http2 reuseport{flags}",
+                flags = self.listen_flags
+            ),
             format!("admin_listen = {admin}"),
             format!("status_listen = {status}"),
             format!("plugins = {}", [&["bundled"], plugins.as_slice()].concat().join(",") + &self.more_plugins),

@@ -5,12 +5,9 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, Request};
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::{
-    client::{Stream, tls_stream},
-    within,
-};
+use crate::{TlsClient, client::Stream, within};
 
 /// A connection on which many requests can be under way.
 #[derive(Clone)]
@@ -32,13 +29,18 @@ impl Http2 {
         Self::handshake(Box::new(within("a connection", TcpStream::connect(address)).await.unwrap())).await
     }
 
-    pub(crate) async fn open_tls(address: SocketAddr, server_name: &str) -> Self {
-        let stream = tls_stream(address, server_name, &["h2", "http/1.1"]).await;
-        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]), "ALPN");
+    /// By prior knowledge, after these bytes.
+    pub async fn open_after(address: SocketAddr, preamble: &[u8]) -> Self {
+        let mut stream = within("a connection", TcpStream::connect(address)).await.unwrap();
+        stream.write_all(preamble).await.unwrap();
         Self::handshake(Box::new(stream)).await
     }
 
-    async fn handshake(stream: Box<dyn Stream>) -> Self {
+    pub(crate) async fn open_tls(address: SocketAddr, server_name: &str) -> Self {
+        TlsClient::new(address).http2(server_name).await
+    }
+
+    pub(crate) async fn handshake(stream: Box<dyn Stream>) -> Self {
         let (requests, connection) = within("an HTTP/2 handshake", h2::client::handshake(stream)).await.unwrap();
         tokio::spawn(connection);
         Self { requests }

@@ -22,14 +22,16 @@ mod plugin_server;
 mod ports;
 mod process;
 mod streams;
+mod tls;
 mod upstream;
 
 pub use client::{Connection, Response};
 pub use deadline::{DEADLINE, eventually, eventually_async, within};
 pub use gateway::{Gateway, Running};
 pub use http2::{Http2, Http2Response};
-pub use plugin_server::{Chaos, Language, PluginServer, Trial};
+pub use plugin_server::{Chaos, Handshake, Language, PluginServer, Trial};
 pub use ports::free_port;
 pub use process::{Ended, executable, run_silverback};
 pub use streams::{StreamServer, UdpEcho};
+pub use tls::{Agreed, Authority, Issued, TlsClient};
 pub use upstream::{Gate, Received, Step, Upstream};

@@ -41,6 +41,31 @@ pub enum Trial {
 /// The chaos plugin in the language of a trial plugin: it goes wrong in the way that a request asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Chaos(pub Trial);
+/// A plugin for the certificate phase, named `handshake-py` or `handshake-js`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    Python,
+    JavaScript,
+}
+
+impl From<Handshake> for PluginServer {
+    fn from(handshake: Handshake) -> Self {
+        match handshake {
+            Handshake::Python => python("handshake-py", handshake.plugin(), "e2e/plugins/python/handshake.py"),
+            Handshake::JavaScript => node("handshake-js", handshake.plugin(), "e2e/plugins/node-handshake"),
+        }
+    }
+}
+
+impl Handshake {
+    /// The name of the plugin.
+    pub fn plugin(self) -> &'static str {
+        match self {
+            Self::Python => "handshake-py",
+            Self::JavaScript => "handshake-js",
+        }
+    }
+}
 
 impl From<Language> for PluginServer {
     fn from(language: Language) -> Self {

@@ -15,6 +15,7 @@ use std::{
 use bytes::BytesMut;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use silverback_config::settings::Http;
 use silverback_log::Level;
 use silverback_pdk::exchange::{Proxied, Subsystem, TlsInfo};
 use tokio::{
@@ -150,6 +151,9 @@ const MAX_LIVE: usize = 2 * MAX_STREAMS as usize;
 /// How often an HTTP/2 connection is looked after.
 const HTTP2_CHECK: Duration = Duration::from_secs(1);
 
+/// How long after its last request an HTTP/1 connection gives up what it holds.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
 /// How long a client that was told to leave may stay when nothing is under way.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -164,7 +168,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 const LINGERING_TIMEOUT: Duration = Duration::from_secs(5);
 const LINGERING_TIME: Duration = Duration::from_secs(30);
 
-/// Serves a connection to its end.
+/// Serves a connection to its end. Each step is boxed: a connection that waits, as most do, holds what its own step needs
+/// and not what the largest would.
 pub(crate) async fn serve<S>(worker: Rc<Worker>, socket: S, from: From, kind: Kind)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -177,12 +182,12 @@ where
     let socket = SendTimeout::new(socket, http.send_timeout);
     let mut origin = Origin { from, proxied: None, serial };
     if !kind.proxy_protocol {
-        serve_socket(&worker, socket, origin, kind).await;
+        Box::pin(serve_socket(&worker, socket, origin, kind)).await;
     } else {
         match proxy_protocol::accept(socket, http.header_timeout).await {
             Ok((socket, proxied)) => {
                 origin.proxied = proxied;
-                serve_socket(&worker, socket, origin, kind).await;
+                Box::pin(serve_socket(&worker, socket, origin, kind)).await;
             }
             Err(error) => log(Level::Error, format_args!("{error}"), &origin),
         }
@@ -203,17 +208,17 @@ where
         if read.first().is_some_and(u8::is_ascii_uppercase) {
             let mut connection = Connection::new(origin, None, false);
             connection.misses_tls = true;
-            return serve_http1(worker, socket, connection, read).await;
+            return Box::pin(serve_http1(worker, socket, connection, read)).await;
         }
         let socket = Prefixed::new(read, socket);
         let alpn = if kind.http2 { Alpn::Http2 } else { Alpn::Http1 };
-        match handshake::accept(worker, socket, &origin, Subsystem::Http, alpn, HANDSHAKE_TIMEOUT).await {
+        match Box::pin(handshake::accept(worker, socket, &origin, Subsystem::Http, alpn, HANDSHAKE_TIMEOUT)).await {
             Ok(Secured { stream, info, http2 }) => {
                 let connection = Connection::new(origin, Some(info), http2);
                 if http2 {
-                    serve_http2(worker, stream, connection, BytesMut::new()).await;
+                    Box::pin(serve_http2(worker, stream, connection, BytesMut::new())).await;
                 } else {
-                    serve_http1(worker, stream, connection, BytesMut::new()).await;
+                    Box::pin(serve_http1(worker, stream, connection, BytesMut::new())).await;
                 }
             }
             Err(error) => log(error.level(), format_args!("SSL handshake failed ({error})"), &origin),
@@ -222,8 +227,8 @@ where
     }
     let connection = |http2| Connection::new(origin, None, http2);
     match sniff(worker, &mut socket, kind).await {
-        Some((read, true)) => serve_http2(worker, socket, connection(true), read).await,
-        Some((read, false)) => serve_http1(worker, socket, connection(false), read).await,
+        Some((read, true)) => Box::pin(serve_http2(worker, socket, connection(true), read)).await,
+        Some((read, false)) => Box::pin(serve_http1(worker, socket, connection(false), read)).await,
         None => {}
     }
 }
@@ -280,38 +285,7 @@ where
     );
     connection.wire = Some(Rc::new(wire.clone()));
     let connection = Rc::new(connection);
-    let service = {
-        let (worker, connection) = (Rc::clone(worker), Rc::clone(&connection));
-        service_fn(move |request| {
-            let answer = flight::begin(&worker, &connection, request);
-            async move { answer.await.ok_or(ClientLeft) }
-        })
-    };
-    let serving = hyper::server::conn::http1::Builder::new()
-        .preserve_header_case(true)
-        .title_case_headers(true)
-        .auto_date_header(false)
-        .max_headers(MAX_HEADERS)
-        // Also what is read ahead of a slow client: nginx's proxy_buffers.
-        .max_buf_size(
-            buffers.saturating_mul(size).max(http.proxy_buffers.0.saturating_mul(http.proxy_buffers.1)).max(8192),
-        )
-        .serve_connection(TokioIo::new(wire.clone()), service)
-        .with_upgrades();
-    let mut serving = pin!(serving);
-    let mut mode = worker.mode.clone();
-    tokio::select! {
-        biased;
-        _ = serving.as_mut() => {}
-        _ = mode.wait_for(|mode| *mode == Mode::Draining) => {
-            // A client that was just let in, or whose request has begun to arrive, is answered (with
-            // `Connection: close`); an idle one is told that this was all.
-            if !wire.is_arriving() && (connection.requests.get() > 0 || wire.is_busy()) {
-                serving.as_mut().graceful_shutdown();
-            }
-            let _ = serving.as_mut().await;
-        }
-    }
+    while rest(worker, &wire, &connection).await && Box::pin(serve_requests(worker, &wire, &connection, &http)).await {}
     if wire.is_switched() {
         // The tunnel has the socket, and closes it.
         return;
@@ -330,6 +304,74 @@ where
         linger(&mut wire).await;
     } else {
         close(wire).await;
+    }
+}
+
+/// Waits for a request, while nothing is held for the connection but its socket. False: there will be none.
+async fn rest<S>(worker: &Worker, wire: &Sanitised<S>, connection: &Connection) -> bool
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut mode = worker.mode.clone();
+    tokio::select! {
+        biased;
+        arrived = wire.arrival() => arrived,
+        // A client that was just let in, or whose request has begun to arrive, is answered; an idle one is told that
+        // this was all.
+        _ = mode.wait_for(|mode| *mode == Mode::Draining), if connection.requests.get() > 0 => {
+            wire.is_arriving() && wire.arrival().await
+        }
+    }
+}
+
+/// Serves requests as long as they come. True when the connection rests: hyper's buffers, the largest part of what an
+/// idle connection would hold, are gone then.
+async fn serve_requests<S>(worker: &Rc<Worker>, wire: &Sanitised<S>, connection: &Rc<Connection>, http: &Http) -> bool
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let service = {
+        let (worker, connection) = (Rc::clone(worker), Rc::clone(connection));
+        service_fn(move |request| {
+            let answer = flight::begin(&worker, &connection, request);
+            async move { answer.await.ok_or(ClientLeft) }
+        })
+    };
+    let (buffers, size) = http.header_buffers;
+    let mut serving = hyper::server::conn::http1::Builder::new()
+        .preserve_header_case(true)
+        .title_case_headers(true)
+        .auto_date_header(false)
+        .max_headers(MAX_HEADERS)
+        // Also what is read ahead of a slow client: nginx's proxy_buffers.
+        .max_buf_size(
+            buffers.saturating_mul(size).max(http.proxy_buffers.0.saturating_mul(http.proxy_buffers.1)).max(8192),
+        )
+        .serve_connection(TokioIo::new(wire.clone()), service)
+        .with_upgrades();
+    let mut mode = worker.mode.clone();
+    let mut check = pin!(tokio::time::sleep(REST_AFTER));
+    loop {
+        tokio::select! {
+            biased;
+            _ = &mut serving => return false,
+            _ = mode.wait_for(|mode| *mode == Mode::Draining) => {
+                // As in rest().
+                if !wire.is_arriving() && (connection.requests.get() > 0 || wire.is_busy()) {
+                    Pin::new(&mut serving).graceful_shutdown();
+                }
+                let _ = serving.await;
+                return false;
+            }
+            () = &mut check => {
+                let idle = connection.live.get() == 0 && connection.idle_since.get().elapsed() >= REST_AFTER;
+                if idle && wire.is_resting() {
+                    // Bytes that hyper still holds belong to no request.
+                    return serving.into_parts().is_some_and(|parts| parts.read_buf.is_empty());
+                }
+                check.as_mut().reset(Instant::now() + REST_AFTER);
+            }
+        }
     }
 }
 

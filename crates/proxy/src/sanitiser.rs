@@ -10,6 +10,7 @@ mod framing;
 mod head;
 
 use std::{
+    cell::RefCell,
     future::{Future, poll_fn},
     io,
     pin::Pin,
@@ -244,6 +245,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sanitised<S> {
         self.inner().refused.take()
     }
 
+    /// Waits for the next request, as long as clients are waited for. False: there is none, but perhaps one that was refused.
+    ///
+    /// Meanwhile nothing is held but the socket and what has come of a head.
+    pub async fn arrival(&self) -> bool {
+        poll_fn(|cx| self.inner().poll_arrival(cx)).await
+    }
+
+    /// Whether nothing has come since the last answer, which is out.
+    pub fn is_resting(&self) -> bool {
+        let inner = self.inner();
+        inner.in_flight == 0
+            && !inner.unflushed
+            && !inner.end_of_input
+            && inner.refused.is_none()
+            && inner.buffer.is_empty()
+            && matches!(inner.expect, Expect::Head)
+    }
+
     /// Whether a request has begun to arrive of which nothing has been handed on yet.
     pub fn is_arriving(&self) -> bool {
         let inner = self.inner();
@@ -433,28 +452,53 @@ impl<S: AsyncRead + Unpin> Inner<S> {
                     }
                 }
             }
-            self.buffer.reserve(READ_SIZE);
-            match poll_fill(&mut self.socket, &mut self.buffer, cx) {
-                Poll::Pending => return self.wait(cx),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Ready(Ok(0)) => {
-                    self.end_of_input = true;
-                    if matches!(self.expect, Expect::Head) && !self.buffer.is_empty() {
-                        // Gone in the middle of a head: there is nobody to answer.
-                        self.buffer.clear();
-                    }
+            match self.poll_more(cx) {
+                Poll::Ready(Ok(())) => {}
+                other => return other,
+            }
+        }
+    }
+
+    /// Reads from the socket once and looks at what has come, or times what does not come.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match poll_fill(&mut self.socket, &mut self.buffer, cx) {
+            Poll::Pending => return self.wait(cx),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Ready(Ok(0)) => {
+                self.end_of_input = true;
+                if matches!(self.expect, Expect::Head) && !self.buffer.is_empty() {
+                    // Gone in the middle of a head: there is nobody to answer.
+                    self.buffer.clear();
                 }
-                Poll::Ready(Ok(_)) => {
-                    match self.expect {
-                        Expect::Head if !self.head_begun => {
-                            self.head_begun = true;
-                            self.timer.set(self.limits.head_timeout);
-                        }
-                        Expect::Body(_) => self.timer.clear(),
-                        _ => {}
+            }
+            Poll::Ready(Ok(_)) => {
+                match self.expect {
+                    Expect::Head if !self.head_begun => {
+                        self.head_begun = true;
+                        self.timer.set(self.limits.head_timeout);
                     }
-                    self.vet();
+                    Expect::Body(_) => self.timer.clear(),
+                    _ => {}
                 }
+                self.vet();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready when there is something to hand on (true), or there will be nothing more.
+    fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        loop {
+            if self.vetted > 0 {
+                return Poll::Ready(true);
+            }
+            if self.end_of_input || self.refused.is_some() {
+                return Poll::Ready(false);
+            }
+            match self.poll_more(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => self.end_of_input = true,
+                Poll::Pending => return Poll::Pending,
             }
         }
     }
@@ -484,12 +528,25 @@ fn replace(buffer: &mut BytesMut, at: usize, length: usize, with: &[u8]) {
     buffer.extend_from_slice(&tail);
 }
 
+thread_local! {
+    /// What all connections of a thread read into first: one that waits for its client holds no buffer.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into());
+}
+
 fn poll_fill<S: AsyncRead + Unpin>(
     socket: &mut S,
     buffer: &mut BytesMut,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<usize>> {
-    tokio_util::io::poll_read_buf(Pin::new(socket), cx, buffer)
+    SCRATCH.with_borrow_mut(|scratch| {
+        let mut scratch = ReadBuf::new(scratch);
+        let polled = Pin::new(socket).poll_read(cx, &mut scratch);
+        if polled.is_pending() && buffer.is_empty() {
+            *buffer = BytesMut::new();
+        }
+        buffer.extend_from_slice(scratch.filled());
+        polled.map_ok(|()| scratch.filled().len())
+    })
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Sanitised<S> {

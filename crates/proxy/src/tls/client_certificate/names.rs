@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use x509_parser::{
-    objects::{oid_registry, oid2sn},
+    objects::{oid_registry, oid2abbrev},
     prelude::{AttributeTypeAndValue, X509Name},
 };
 
@@ -34,7 +34,7 @@ pub(super) fn one_line(name: &X509Name<'_>) -> String {
 
 fn key(attribute: &AttributeTypeAndValue<'_>) -> String {
     let oid = attribute.attr_type();
-    oid2sn(oid, oid_registry()).map_or_else(|_| oid.to_id_string(), str::to_owned)
+    oid2abbrev(oid, oid_registry()).map_or_else(|_| oid.to_id_string(), str::to_owned)
 }
 
 fn value(attribute: &AttributeTypeAndValue<'_>) -> String {
