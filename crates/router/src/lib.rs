@@ -17,6 +17,7 @@ mod priority;
 mod protocol;
 mod router;
 mod rule;
+mod stream;
 mod trie;
 mod upstream;
 
@@ -24,4 +25,5 @@ pub use matched::{Captures, Match, Query};
 pub use path::normalize_path;
 pub use protocol::{Refusal, refusal};
 pub use router::{BuildError, Problem, Router};
+pub use stream::{StreamMatch, StreamQuery, StreamRouter};
 pub use upstream::upstream_path;
