@@ -12,7 +12,7 @@ struct Group {
     holds: fn(&str) -> bool,
 }
 
-const GROUPS: [Group; 6] = [
+const GROUPS: [Group; 7] = [
     Group {
         name: "proxy_listen",
         changed: |a, b| a.proxy_listen != b.proxy_listen,
@@ -30,6 +30,12 @@ const GROUPS: [Group; 6] = [
         changed: |a, b| a.status_listen != b.status_listen,
         copy: |from, to| to.status_listen.clone_from(&from.status_listen),
         holds: |name| name == "status_listen",
+    },
+    Group {
+        name: "stream_listen",
+        changed: |a, b| a.stream_listen != b.stream_listen,
+        copy: |from, to| to.stream_listen.clone_from(&from.stream_listen),
+        holds: |name| name == "stream_listen",
     },
     Group {
         name: "nginx_worker_processes",
@@ -86,10 +92,10 @@ mod tests {
         );
         let mut new = settings(
             "proxy_listen = 127.0.0.1:2\nnginx_main_worker_processes = 3\nlog_level = info\nadmin_listen = off\n\
-             pluginserver_names = b\npluginserver_b_query_cmd = q\npluginserver_b_start_cmd = s",
+             stream_listen = 127.0.0.1:3\npluginserver_names = b\npluginserver_b_query_cmd = q\npluginserver_b_start_cmd = s",
         );
         let kept = keep_what_needs_restart(&running, &mut new);
-        assert_eq!(kept, ["proxy_listen", "admin_listen", "nginx_worker_processes", "pluginserver_*"]);
+        assert_eq!(kept, ["proxy_listen", "admin_listen", "stream_listen", "nginx_worker_processes", "pluginserver_*"]);
         assert_eq!(keep_what_needs_restart(&running, &mut new), Vec::<&str>::new());
         let written = settings(&kong_env(&new));
         assert_eq!(written.log_level, crate::settings::LogLevel::Info);

@@ -24,7 +24,7 @@ pub struct Settings {
     pub proxy_listen: Vec<Listen>,
     pub admin_listen: Vec<Listen>,
     pub status_listen: Vec<Listen>,
-    /// Checked, and not listened on: there are no streams yet.
+    /// TCP, TLS and UDP streams.
     pub stream_listen: Vec<Listen>,
     /// `port_maps`: port as clients see it, by the port that is listened on.
     pub port_maps: Vec<(u16, u16)>,

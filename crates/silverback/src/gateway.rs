@@ -290,7 +290,8 @@ impl Gateway {
 
 /// Nobody listens on them any more: a client is to be refused, and not to find a file that promises something.
 fn remove_sockets(settings: &Settings) {
-    for listen in [&settings.proxy_listen, &settings.admin_listen, &settings.status_listen].into_iter().flatten() {
+    let listens = [&settings.proxy_listen, &settings.stream_listen, &settings.admin_listen, &settings.status_listen];
+    for listen in listens.into_iter().flatten() {
         if let ListenAddress::Unix(path) = &listen.address {
             // It may be gone already, or not be ours to remove without the rights of root.
             let _ = fs::remove_file(path);

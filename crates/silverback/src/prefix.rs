@@ -113,6 +113,8 @@ fn create_logs(settings: &Settings, account: Option<&Account>, console: Console)
         &logs.admin_error,
         &logs.status_access.target,
         &logs.status_error,
+        &logs.stream_access.target,
+        &logs.stream_error,
     ];
     for target in targets {
         let LogTarget::File(path) = target else { continue };
@@ -135,7 +137,7 @@ fn create_certificates(settings: &Settings, account: Option<&Account>, console: 
     let uses_tls = |listeners: &[Listen]| listeners.iter().any(|listen| listen.ssl);
     let configured = |property: &str| settings.raw.iter().any(|(name, value)| name == property && !value.is_empty());
     let kinds = [
-        ("", uses_tls(&settings.proxy_listen), settings.tls.certificates.is_empty()),
+        ("", uses_tls(&settings.proxy_listen) || uses_tls(&settings.stream_listen), settings.tls.certificates.is_empty()),
         ("admin-", uses_tls(&settings.admin_listen), !configured("admin_ssl_cert")),
         ("status-", uses_tls(&settings.status_listen), !configured("status_ssl_cert")),
     ];

@@ -14,9 +14,12 @@ pub(crate) fn lines(settings: &Settings, catalogue: &Catalogue, offers: &[Offer]
         settings.prefix.display(),
         settings.workers
     )];
-    for (what, listeners) in
-        [("proxy", &settings.proxy_listen), ("admin", &settings.admin_listen), ("status", &settings.status_listen)]
-    {
+    for (what, listeners) in [
+        ("proxy", &settings.proxy_listen),
+        ("stream", &settings.stream_listen),
+        ("admin", &settings.admin_listen),
+        ("status", &settings.status_listen),
+    ] {
         if !listeners.is_empty() {
             let addresses: Vec<String> = listeners.iter().map(address).collect();
             lines.push(format!("{what} listens on {}", addresses.join(", ")));

@@ -35,7 +35,7 @@ pub(super) const HTTP: [&str; 14] = [
 ];
 
 /// Others that take effect, by full name.
-pub(super) const OTHERS: [&str; 28] = [
+pub(super) const OTHERS: [&str; 29] = [
     "nginx_main_user",
     "nginx_main_daemon",
     "nginx_main_worker_processes",
@@ -48,6 +48,7 @@ pub(super) const OTHERS: [&str; 28] = [
     "nginx_http_ssl_ciphers",
     "nginx_proxy_ssl_ciphers",
     "nginx_proxy_ssl_protocols",
+    "nginx_stream_log_format",
     "nginx_stream_ssl_protocols",
     "nginx_stream_ssl_session_timeout",
     "nginx_stream_ssl_ciphers",

@@ -10,14 +10,16 @@ use super::{
 };
 
 pub(super) fn logs(reader: &mut Reader<'_>, prefix: &Path) -> Logs {
-    let mut formats = Formats::default();
+    let (mut http, mut stream) = (Formats::http(), Formats::stream());
     let raw = reader.raw();
-    for entry in &raw.log_formats {
-        if let Err(problem) = formats.define(&entry.value) {
-            reader.problem_at(&entry.origin, format!("nginx_http_log_format: {problem}"));
+    for (formats, entries) in [(&mut http, &raw.log_formats), (&mut stream, &raw.stream_log_formats)] {
+        for entry in entries {
+            if let Err(problem) = formats.define(&entry.value) {
+                reader.problem_at(&entry.origin, format!("{}: {problem}", formats.property()));
+            }
         }
     }
-    let mut access = |name: &str, format: &str| {
+    let mut access = |formats: &Formats, name: &str, format: &str| {
         let value = reader.text(name).unwrap_or_else(|| "off".to_owned());
         formats.access_log(&value, format, prefix).unwrap_or_else(|problem| {
             reader.problem(name, format!("{name}: {problem}"));
@@ -25,10 +27,10 @@ pub(super) fn logs(reader: &mut Reader<'_>, prefix: &Path) -> Logs {
         })
     };
     let (proxy_access, admin_access, status_access, stream_access) = (
-        access("proxy_access_log", "kong_log_format"),
-        access("admin_access_log", "combined"),
-        access("status_access_log", "combined"),
-        access("proxy_stream_access_log", "basic"),
+        access(&http, "proxy_access_log", "kong_log_format"),
+        access(&http, "admin_access_log", "combined"),
+        access(&http, "status_access_log", "combined"),
+        access(&stream, "proxy_stream_access_log", "basic"),
     );
     let mut error = |name: &str| {
         let value = reader.text(name).unwrap_or_else(|| "off".to_owned());

@@ -4,25 +4,42 @@ use std::path::Path;
 
 use crate::settings::{AccessLog, LogEscape, LogFormat, LogTarget};
 
-use super::log_variables;
+use super::{log_variables::Variables, raw};
 
 const COMBINED: &str = r#"$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent""#;
 const KONG: &str = r#"$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent "$http_referer" "$http_user_agent" kong_request_id: "$kong_request_id""#;
 const BASIC: &str = "$remote_addr [$time_local] $protocol $status $bytes_sent $bytes_received $session_time";
 
-/// Formats by name; the ones that nginx and Kong define are always there.
+/// Formats by name; the ones that nginx and Kong define are always there. HTTP and streams have their own.
 #[derive(Debug)]
-pub(super) struct Formats(Vec<(String, LogFormat)>);
-
-impl Default for Formats {
-    fn default() -> Self {
-        let builtin =
-            |name: &str, text: &str| (name.to_owned(), LogFormat { text: text.to_owned(), escape: LogEscape::Default });
-        Self(vec![builtin("combined", COMBINED), builtin("kong_log_format", KONG), builtin("basic", BASIC)])
-    }
+pub(super) struct Formats {
+    by_name: Vec<(String, LogFormat)>,
+    variables: Variables,
 }
 
 impl Formats {
+    pub(super) fn http() -> Self {
+        Self::with(Variables::Http, &[("combined", COMBINED), ("kong_log_format", KONG)])
+    }
+
+    pub(super) fn stream() -> Self {
+        Self::with(Variables::Stream, &[("basic", BASIC)])
+    }
+
+    fn with(variables: Variables, builtin: &[(&str, &str)]) -> Self {
+        let format = |text: &str| LogFormat { text: text.to_owned(), escape: LogEscape::Default };
+        let by_name = builtin.iter().map(|(name, text)| ((*name).to_owned(), format(text))).collect();
+        Self { by_name, variables }
+    }
+
+    /// The property that defines more of them.
+    pub(super) const fn property(&self) -> &'static str {
+        match self.variables {
+            Variables::Http => raw::HTTP_LOG_FORMAT,
+            Variables::Stream => raw::STREAM_LOG_FORMAT,
+        }
+    }
+
     /// Adds what one `nginx_http_log_format = NAME [escape=...] 'text' 'more text'` says.
     pub(super) fn define(&mut self, value: &str) -> Result<(), String> {
         let value = value.trim().trim_end_matches(';');
@@ -43,14 +60,14 @@ impl Formats {
             return Err(format!("the format '{name}' has no text"));
         }
         let format = LogFormat { text: words.concat(), escape };
-        check_variables(&format.text)?;
-        self.0.retain(|(known, _)| known != name);
-        self.0.push((name.to_owned(), format));
+        check_variables(self.variables, &format.text)?;
+        self.by_name.retain(|(known, _)| known != name);
+        self.by_name.push((name.to_owned(), format));
         Ok(())
     }
 
     fn find(&self, name: &str) -> Option<&LogFormat> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, format)| format)
+        self.by_name.iter().find(|(known, _)| known == name).map(|(_, format)| format)
     }
 
     /// Reads the value of a `*_access_log` property; `format` is the name that counts where the value names none.
@@ -60,7 +77,7 @@ impl Formats {
         // What follows may also be nginx's parameters (buffer=, gzip, flush=, if=), which have no counterpart.
         let name = words.next().filter(|word| !word.contains('=') && *word != "gzip").unwrap_or(format);
         let format = self.find(name).ok_or_else(|| {
-            format!("there is no log format named '{name}': define it by nginx_http_log_format = {name} '...'")
+            format!("there is no log format named '{name}': define it by {} = {name} '...'", self.property())
         })?;
         Ok(AccessLog { target, format: format.clone() })
     }
@@ -79,7 +96,7 @@ pub(super) fn target(path: &str, prefix: &Path) -> Result<LogTarget, String> {
 
 /// Every `$name` and `${name}` must be a variable that there is; nginx refuses to start otherwise, and so a slip is seen
 /// before the log that was meant is missing.
-fn check_variables(text: &str) -> Result<(), String> {
+fn check_variables(variables: Variables, text: &str) -> Result<(), String> {
     let mut rest = text;
     while let Some((_, after)) = rest.split_once('$') {
         let (name, after) = match after.strip_prefix('{') {
@@ -92,7 +109,7 @@ fn check_variables(text: &str) -> Result<(), String> {
         if name.is_empty() {
             return Err("a \"$\" stands before no name".to_owned());
         }
-        if !log_variables::is_known(name) {
+        if !variables.has(name) {
             return Err(format!("unknown \"{name}\" variable"));
         }
         rest = after;
@@ -139,7 +156,7 @@ mod tests {
 
     #[test]
     fn formats_are_named() {
-        let mut formats = Formats::default();
+        let mut formats = Formats::http();
         formats.define(r#"mine escape=json '{"a":"$status",' '"b":"$uri"}'"#).unwrap();
         let log = formats.access_log("logs/a.log mine", "kong_log_format", Path::new("/p")).unwrap();
         assert_eq!(log.target, LogTarget::File("/p/logs/a.log".into()));
@@ -164,12 +181,16 @@ mod tests {
             ("5 $", Some("a \"$\" stands before no name")),
             ("$ $status", Some("a \"$\" stands before no name")),
         ] {
-            let problem = Formats::default().define(&format!("x '{text}'")).err();
+            let problem = Formats::http().define(&format!("x '{text}'")).err();
             assert_eq!(problem.as_deref(), expect, "{text}");
         }
-        let builtin = Formats::default();
-        for name in ["combined", "kong_log_format"] {
-            assert_eq!(check_variables(&builtin.find(name).unwrap().text), Ok(()), "{name}");
+        for formats in [Formats::http(), Formats::stream()] {
+            for (name, format) in &formats.by_name {
+                assert_eq!(check_variables(formats.variables, &format.text), Ok(()), "{name}");
+            }
         }
+        let problem = Formats::stream().define("x '$request_uri'");
+        assert_eq!(problem, Err("unknown \"request_uri\" variable".to_owned()), "streams have no requests");
+        assert_eq!(Formats::stream().define("x '$upstream_bytes_sent $protocol'"), Ok(()));
     }
 }

@@ -1,8 +1,15 @@
 //! The variables that a log format may name: those of nginx 1.25 with the modules that Kong 3.9 builds in, and Kong's own.
 //! Some of them are always empty here; that is for their reader to see, not an error.
 
+/// Whose variables: HTTP's, or those of streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Variables {
+    Http,
+    Stream,
+}
+
 /// Families: what follows the prefix is free.
-pub(super) const FAMILIES: [&str; 9] = [
+const FAMILIES: [&str; 9] = [
     "arg_",
     "cookie_",
     "http_",
@@ -14,8 +21,8 @@ pub(super) const FAMILIES: [&str; 9] = [
     "upstream_trailer_",
 ];
 
-/// All others, sorted.
-pub(super) const KNOWN_VARIABLES: [&str; 128] = [
+/// All others of HTTP, sorted.
+const KNOWN_VARIABLES: [&str; 128] = [
     "ancient_browser",
     "args",
     "binary_remote_addr",
@@ -146,10 +153,84 @@ pub(super) const KNOWN_VARIABLES: [&str; 128] = [
     "uri",
 ];
 
-/// Whether nginx knows a variable of this name, in any case.
-pub(super) fn is_known(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    FAMILIES.iter().any(|family| name.starts_with(family)) || KNOWN_VARIABLES.binary_search(&name.as_str()).is_ok()
+/// Those of streams, sorted (ngx_stream_core, ssl, ssl_preread, realip and upstream, and what Kong's template sets).
+const STREAM_VARIABLES: [&str; 60] = [
+    "binary_remote_addr",
+    "bytes_received",
+    "bytes_sent",
+    "connection",
+    "hostname",
+    "kong_tls_passthrough_block",
+    "kong_tls_preread_block",
+    "kong_tls_preread_block_upstream",
+    "msec",
+    "nginx_version",
+    "pid",
+    "protocol",
+    "proxy_protocol_addr",
+    "proxy_protocol_port",
+    "proxy_protocol_server_addr",
+    "proxy_protocol_server_port",
+    "realip_remote_addr",
+    "realip_remote_port",
+    "remote_addr",
+    "remote_port",
+    "server_addr",
+    "server_name",
+    "server_port",
+    "session_time",
+    "ssl_alpn_protocol",
+    "ssl_cipher",
+    "ssl_ciphers",
+    "ssl_client_cert",
+    "ssl_client_fingerprint",
+    "ssl_client_i_dn",
+    "ssl_client_raw_cert",
+    "ssl_client_s_dn",
+    "ssl_client_serial",
+    "ssl_client_v_end",
+    "ssl_client_v_remain",
+    "ssl_client_v_start",
+    "ssl_client_verify",
+    "ssl_curve",
+    "ssl_curves",
+    "ssl_preread_alpn_protocols",
+    "ssl_preread_protocol",
+    "ssl_preread_server_name",
+    "ssl_protocol",
+    "ssl_server_name",
+    "ssl_session_id",
+    "ssl_session_reused",
+    "status",
+    "tcpinfo_rcv_space",
+    "tcpinfo_rtt",
+    "tcpinfo_rttvar",
+    "tcpinfo_snd_cwnd",
+    "time_iso8601",
+    "time_local",
+    "upstream_addr",
+    "upstream_bytes_received",
+    "upstream_bytes_sent",
+    "upstream_connect_time",
+    "upstream_first_byte_time",
+    "upstream_host",
+    "upstream_session_time",
+];
+
+impl Variables {
+    /// Whether nginx knows a variable of this name, in any case.
+    pub(super) fn has(self, name: &str) -> bool {
+        let name = name.to_ascii_lowercase();
+        match self {
+            Self::Http => {
+                FAMILIES.iter().any(|family| name.starts_with(family))
+                    || KNOWN_VARIABLES.binary_search(&name.as_str()).is_ok()
+            }
+            Self::Stream => {
+                name.starts_with("proxy_protocol_tlv_") || STREAM_VARIABLES.binary_search(&name.as_str()).is_ok()
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -158,14 +239,17 @@ mod tests {
 
     #[test]
     fn names_are_known_in_any_case() {
-        assert!(KNOWN_VARIABLES.is_sorted());
+        assert!(KNOWN_VARIABLES.is_sorted() && STREAM_VARIABLES.is_sorted());
         for name in
             ["status", "STATUS", "http_x_y", "sent_http_content_type", "cookie_a", "upstream_http_x", "request_id"]
         {
-            assert!(is_known(name), "{name}");
+            assert!(Variables::Http.has(name), "{name}");
         }
         for name in ["nonsense", "statu", "", "httpx"] {
-            assert!(!is_known(name), "{name}");
+            assert!(!Variables::Http.has(name), "{name}");
+        }
+        for (name, known) in [("session_time", true), ("Protocol", true), ("request", false), ("http_host", false)] {
+            assert_eq!(Variables::Stream.has(name), known, "{name}");
         }
     }
 }

@@ -378,12 +378,7 @@ pub const PROPERTIES: &[Property] = &[
         Ignored { important: true, why: "the Status API is served with the default certificate for now" },
     ),
     property("status_ssl_cert_key", List, "", Ignored { important: true, why: "see status_ssl_cert" }),
-    property(
-        "stream_listen",
-        List,
-        "off",
-        Ignored { important: true, why: "streams are not supported yet: nothing listens there" },
-    ),
+    property("stream_listen", List, "off", Used),
     property("tracing_instrumentations", List, "off", Ignored { important: true, why: "tracing is not supported yet" }),
     property("tracing_sampling_rate", Number, "0.01", Ignored { important: true, why: "tracing is not supported yet" }),
     property("trusted_ips", List, "", Used),

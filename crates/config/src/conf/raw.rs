@@ -31,12 +31,15 @@ pub struct RawConf {
     order: Vec<String>,
     /// Every `nginx_http_log_format`: nginx takes several, of different names.
     pub log_formats: Vec<Entry>,
+    /// Every `nginx_stream_log_format`.
+    pub stream_log_formats: Vec<Entry>,
     /// Oddities of the file that Kong passes over in silence: line and text.
     pub oddities: Vec<(usize, String)>,
 }
 
-/// The one property that may be given more than once.
-const REPEATABLE: &str = "nginx_http_log_format";
+/// The properties that may be given more than once.
+pub(super) const HTTP_LOG_FORMAT: &str = "nginx_http_log_format";
+pub(super) const STREAM_LOG_FORMAT: &str = "nginx_stream_log_format";
 
 impl RawConf {
     /// Reads the text of a file. Never fails: what is no property is an oddity.
@@ -59,8 +62,8 @@ impl RawConf {
             }
             let value = without_comment(value.trim()).replace('\r', " ").trim().to_owned();
             let entry = Entry { value, origin: Origin::Line(number) };
-            if name == REPEATABLE {
-                conf.log_formats.push(entry.clone());
+            if let Some(repeated) = conf.repeated(&name) {
+                repeated.push(entry.clone());
             } else if let Some(Entry { origin: Origin::Line(first), .. }) = conf.values.get(&name) {
                 conf.oddities.push((number, format!("'{name}' was set on line {first} already; this one counts")));
             }
@@ -78,10 +81,19 @@ impl RawConf {
             }
             let entry = Entry { value: value.trim().to_owned(), origin: Origin::Variable(variable.clone()) };
             let name = name.to_ascii_lowercase();
-            if name == REPEATABLE {
-                self.log_formats.push(entry.clone());
+            if let Some(repeated) = self.repeated(&name) {
+                repeated.push(entry.clone());
             }
             self.set(name, entry);
+        }
+    }
+
+    /// Where the entries of a property are kept that may be given more than once.
+    fn repeated(&mut self, name: &str) -> Option<&mut Vec<Entry>> {
+        match name {
+            HTTP_LOG_FORMAT => Some(&mut self.log_formats),
+            STREAM_LOG_FORMAT => Some(&mut self.stream_log_formats),
+            _ => None,
         }
     }
 

@@ -15,7 +15,7 @@ use super::{
     listen::{self, Subsystem},
     names, plugin_servers,
     properties::{self, Kind},
-    raw::{Origin, RawConf},
+    raw::{HTTP_LOG_FORMAT, Origin, RawConf, STREAM_LOG_FORMAT},
     reader::{Reader, from_base64, split_list},
     tls, units, vault,
 };
@@ -98,7 +98,7 @@ fn assemble(reader: &mut Reader<'_>, ignored: Vec<IgnoredProperty>, written: &Ra
     let admin_listen = listens(reader, "admin_listen", Subsystem::Http);
     let status_listen = listens(reader, "status_listen", Subsystem::Http);
     let stream_listen = listens(reader, "stream_listen", Subsystem::Stream);
-    warn_of_streams(reader, &stream_listen);
+    refuse_odd_datagrams(reader, &stream_listen);
     for (name, listens) in [("admin_listen", &admin_listen), ("status_listen", &status_listen)] {
         refuse_proxy_protocol(reader, name, listens);
     }
@@ -170,9 +170,10 @@ fn written_properties(written: &RawConf) -> Vec<(String, String)> {
                 || name.starts_with("pluginserver_")
                 || name.starts_with("vault_")
         })
-        .filter(|(name, _)| *name != "nginx_http_log_format")
+        .filter(|(name, _)| ![HTTP_LOG_FORMAT, STREAM_LOG_FORMAT].contains(name))
         .map(|(name, entry)| (name.to_owned(), from_anywhere(name, &entry.value)))
-        .chain(written.log_formats.iter().map(|entry| ("nginx_http_log_format".to_owned(), entry.value.clone())))
+        .chain(written.log_formats.iter().map(|entry| (HTTP_LOG_FORMAT.to_owned(), entry.value.clone())))
+        .chain(written.stream_log_formats.iter().map(|entry| (STREAM_LOG_FORMAT.to_owned(), entry.value.clone())))
         .collect()
 }
 
@@ -215,17 +216,16 @@ fn alias(reader: &Reader<'_>, directive: &str, property: &str) -> Option<String>
     reader.given(directive).map(|entry| entry.value.clone()).or_else(|| reader.text(property))
 }
 
-/// An address that nobody listens on is not for a summary to boast of: whoever asked for it hears so.
-fn warn_of_streams(reader: &mut Reader<'_>, listens: &[Listen]) {
-    if let Some(entry) = reader.given("stream_listen")
-        && !listens.is_empty()
-    {
-        let place = reader.place(&entry.origin);
-        reader.warn(format!(
-            "{place}: stream_listen: streams are not supported yet, nothing listens on {}; remove the property or set \
-             it to off",
-            listens.iter().map(|listen| listen.address.to_string()).collect::<Vec<_>>().join(", ")
-        ));
+/// What nginx refuses, too: there is no connection that TLS or the PROXY protocol could be spoken on.
+fn refuse_odd_datagrams(reader: &mut Reader<'_>, listens: &[Listen]) {
+    for listen in listens.iter().filter(|listen| listen.udp) {
+        let unix = matches!(listen.address, ListenAddress::Unix(_));
+        for (given, what) in [(listen.ssl, "ssl"), (listen.proxy_protocol, "proxy_protocol"), (unix, "a Unix socket")] {
+            if given {
+                let message = format!("stream_listen: {}: {what} does not go together with udp", listen.address);
+                reader.problem("stream_listen", message);
+            }
+        }
     }
 }
 

@@ -103,6 +103,13 @@ fn every_problem_has_its_place() {
             &[],
             "/k:2: admin_listen: unix:/a: the PROXY protocol is spoken on",
         ),
+        (
+            "stream_listen = 127.0.0.1:1 udp ssl",
+            &[],
+            "/k:1: stream_listen: 127.0.0.1:1: ssl does not go together with udp",
+        ),
+        ("stream_listen = unix:/a udp", &[], "/k:1: stream_listen: unix:/a: a Unix socket does not go together"),
+        ("nginx_stream_log_format = x '$host'", &[], "/k:1: nginx_stream_log_format: unknown \"host\" variable"),
         ("pluginserver_names = a b", &[], "/k:1: pluginserver_names: 'a b' cannot be a name: it may have letters,"),
         ("nginx_http_log_format = x '$nope'", &[], "/k:1: nginx_http_log_format: unknown \"nope\" variable"),
         ("nginx_http_include = /x", &[], "/k:1: nginx_http_include: nginx configuration files are not supported"),
@@ -197,17 +204,25 @@ fn access_logs_pick_their_format_by_name() {
 }
 
 #[test]
-fn streams_are_warned_of_and_listed() {
-    let set = loaded("\nstream_listen = 127.0.0.1:29000, 127.0.0.1:29443 ssl", &[]);
-    assert_eq!(
-        set.warnings,
-        ["/etc/kong.conf:2: stream_listen: streams are not supported yet, nothing listens on 127.0.0.1:29000, \
-          127.0.0.1:29443; remove the property or set it to off"]
+fn streams_are_listened_on() {
+    let set = loaded("\nstream_listen = 127.0.0.1:29000, 127.0.0.1:29443 ssl, 127.0.0.1:29000 udp", &[]);
+    assert_eq!(set.warnings, Vec::<String>::new());
+    let listens: Vec<_> = set.settings.stream_listen.iter().map(|listen| (listen.ssl, listen.udp)).collect();
+    assert_eq!(listens, [(false, false), (true, false), (false, true)]);
+    assert!(set.settings.ignored.iter().all(|property| !property.important));
+    assert!(loaded("stream_listen = off", &[]).settings.stream_listen.is_empty());
+}
+
+#[test]
+fn streams_have_log_formats_of_their_own() {
+    let settings = settings_of(
+        "nginx_stream_log_format = mine '$remote_addr $status'\nproxy_stream_access_log = logs/s.log mine",
     );
-    assert!(set.settings.ignored.iter().any(|property| property.name == "stream_listen" && property.important));
-    let off = loaded("stream_listen = off", &[]);
-    assert_eq!(off.warnings, Vec::<String>::new());
-    assert!(off.settings.ignored.iter().all(|property| !property.important));
+    assert_eq!(settings.logs.stream_access.format.text, "$remote_addr $status");
+    let default = settings_of("");
+    assert!(default.logs.stream_access.format.text.ends_with("$session_time"));
+    let written = kong_env(&settings);
+    assert!(written.contains("nginx_stream_log_format = mine"), "{written}");
 }
 
 #[test]
