@@ -137,6 +137,9 @@ pub struct Exchange {
     pub exit: Option<Exit>,
     /// What plugins asked of the proxy beyond the request and the answer themselves.
     pub wishes: Wishes,
+    /// What only streams have. What came from their client is counted in [`Request::length`], what went to it in
+    /// [`Response::bytes_sent`].
+    pub stream: Stream,
 }
 
 impl Exchange {
@@ -209,6 +212,35 @@ pub struct Timings {
     /// Last byte of the upstream's answer.
     pub upstream_end: Option<f64>,
     pub response_end: Option<f64>,
+}
+
+/// What only streams have; nothing of it in HTTP.
+#[derive(Clone, Debug, Default)]
+pub struct Stream {
+    pub transport: Transport,
+    /// What the ClientHello says, where TLS is passed through and not ended here.
+    pub hello: Option<Hello>,
+    /// Bytes that came from the upstream, and that went to it.
+    pub upstream_received: u64,
+    pub upstream_sent: u64,
+}
+
+/// `$protocol` of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    #[default]
+    Tcp,
+    Udp,
+}
+
+/// A ClientHello that was looked at: `$ssl_preread_*`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hello {
+    pub server_name: Option<String>,
+    /// The highest version that the client speaks, `TLSv1.3` for instance.
+    pub protocol: Option<&'static str>,
+    /// What the client offers to speak (ALPN).
+    pub alpn: Vec<String>,
 }
 
 /// The connection to the client.

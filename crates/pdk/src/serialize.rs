@@ -186,16 +186,18 @@ fn stream(exchange: &Exchange) -> Fields {
         ("tls", tls(exchange)),
         ("received", numeric(exchange, "bytes_received")),
         ("sent", numeric(exchange, "bytes_sent")),
-        ("status", i64::from(exchange.response.status.unwrap_or(200)).into()),
+        ("status", i64::from(exchange.response.status.unwrap_or(0)).into()),
         ("server_port", i64::from(exchange.mapped_port()).into()),
     ]);
     let end = exchange.timings.response_end.unwrap_or_else(|| exchange.node.surroundings.now());
     let kong = exchange.timings.balancer_start.unwrap_or(end);
     let latencies =
         table([("kong", milliseconds(exchange.started, kong)), ("session", milliseconds(exchange.started, end))]);
-    // What the client sent went upstream, and the other way round.
-    let upstream =
-        table([("received", numeric(exchange, "bytes_sent")), ("sent", numeric(exchange, "bytes_received"))]);
+    let bytes = |count: u64| Value::Int(i64::try_from(count).unwrap_or(i64::MAX));
+    let upstream = table([
+        ("received", bytes(exchange.stream.upstream_received)),
+        ("sent", bytes(exchange.stream.upstream_sent)),
+    ]);
     let mut fields =
         vec![("session".to_owned(), session), ("upstream".to_owned(), upstream), ("latencies".to_owned(), latencies)];
     fields.extend(common(exchange));

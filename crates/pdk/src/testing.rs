@@ -13,7 +13,7 @@ use silverback_protocol::{Call, Value};
 use crate::{
     Caller, Exchange, Outcome,
     exchange::{
-        Client, HttpVersion, Limits, LogLevel, Matched, Node, Request, RequestBody, Response, ServiceResponse,
+        Client, HttpVersion, Limits, LogLevel, Matched, Node, Request, RequestBody, Response, ServiceResponse, Stream,
         Subsystem, Surroundings, Timings, Try, UpstreamChoice, Wishes,
     },
 };
@@ -118,6 +118,7 @@ pub fn exchange() -> Exchange {
         response: Response::default(),
         exit: None,
         wishes: Wishes::default(),
+        stream: Stream::default(),
     }
 }
 

@@ -8,7 +8,7 @@ use http::HeaderMap;
 
 use crate::{
     Exchange,
-    exchange::{ClientCertificate, HttpVersion, RequestBody, Subsystem, Try},
+    exchange::{ClientCertificate, Hello, HttpVersion, RequestBody, Subsystem, Transport, Try},
     headers,
 };
 
@@ -22,7 +22,7 @@ pub fn variable<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>>
             .or_else(|| upstream(exchange, &lower))
             .or_else(|| match exchange.subsystem {
                 Subsystem::Http => request(exchange, &lower).or_else(|| response(exchange, &lower)),
-                Subsystem::Stream => None,
+                Subsystem::Stream => stream(exchange, &lower),
             })
     })
 }
@@ -114,6 +114,9 @@ fn connection<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
 }
 
 fn tls<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
+    if name.starts_with("ssl_preread_") {
+        return preread(exchange.stream.hello.as_ref()?, name);
+    }
     let tls = exchange.client.tls.as_ref();
     match name {
         "https" => tls.and_then(|_| borrowed("on")).or(borrowed("")),
@@ -167,6 +170,40 @@ fn escaped(value: &str) -> String {
     })
 }
 
+fn preread<'a>(hello: &'a Hello, name: &str) -> Option<Cow<'a, [u8]>> {
+    match name {
+        "ssl_preread_server_name" => borrowed(hello.server_name.as_deref()?),
+        "ssl_preread_protocol" => borrowed(hello.protocol?),
+        "ssl_preread_alpn_protocols" => text(hello.alpn.join(",")),
+        _ => None,
+    }
+}
+
+/// What only streams have.
+fn stream<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
+    let session = &exchange.stream;
+    let last = exchange.upstream.tries.last();
+    // Of several attempts, all but the last one came to nothing.
+    let of_last = |count: u64| {
+        let tries = &exchange.upstream.tries;
+        let counts = tries.iter().enumerate().map(|(at, _)| if at + 1 == tries.len() { count } else { 0 }.to_string());
+        last.and_then(|_| text(counts.collect::<Vec<_>>().join(", ")))
+    };
+    match name {
+        "protocol" => borrowed(match session.transport {
+            Transport::Tcp => "TCP",
+            Transport::Udp => "UDP",
+        }),
+        "status" => text(format!("{:03}", exchange.response.status.unwrap_or(0))),
+        "bytes_sent" => text(exchange.response.bytes_sent.to_string()),
+        "bytes_received" => text(exchange.request.length.to_string()),
+        "upstream_bytes_sent" => of_last(session.upstream_sent),
+        "upstream_bytes_received" => of_last(session.upstream_received),
+        "upstream_first_byte_time" => last_try_time(exchange, exchange.timings.upstream_header),
+        _ => None,
+    }
+}
+
 fn node<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
     let now = || exchange.node.surroundings.now();
     match name {
@@ -178,12 +215,6 @@ fn node<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
         "time_local" => text(time::local(now())),
         "pipe" => borrowed("."),
         "dollar" => borrowed("$"),
-        "protocol" if exchange.subsystem == Subsystem::Stream => borrowed("TCP"),
-        "status" if exchange.subsystem == Subsystem::Stream => {
-            text(exchange.response.status.unwrap_or(200).to_string())
-        }
-        "bytes_sent" if exchange.subsystem == Subsystem::Stream => text(exchange.response.bytes_sent.to_string()),
-        "bytes_received" if exchange.subsystem == Subsystem::Stream => text(exchange.request.length.to_string()),
         _ => None,
     }
 }

@@ -7,7 +7,7 @@ use silverback_config::{Settings, settings::Dns};
 use silverback_model::{Catalogue, Directory, Id, Route, Service, Snapshot};
 use silverback_pdk::exchange::Subsystem;
 use silverback_plugin_host::Host;
-use silverback_router::Router;
+use silverback_router::{Router, StreamRouter};
 
 use crate::{
     plugin_table::{PluginTable, RoutePlugins, TableError},
@@ -20,6 +20,7 @@ use crate::{
 /// A configuration in force.
 pub struct Generation {
     pub(crate) router: Router,
+    pub(crate) streams: StreamRouter,
     /// The plugins of HTTP; those of streams.
     pub(crate) plugins: PluginTable,
     pub(crate) stream_plugins: PluginTable,
@@ -93,6 +94,7 @@ impl Generation {
         registries: &Registries,
     ) -> Result<Self, BuildError> {
         let router = Router::build(snapshot).map_err(|error| BuildError::Router(error.to_string()))?;
+        let streams = StreamRouter::build(snapshot).map_err(|error| BuildError::Router(error.to_string()))?;
         let plugins = PluginTable::build(snapshot, catalogue, &registries.host, Subsystem::Http)?;
         let stream_plugins = PluginTable::build(snapshot, catalogue, &registries.host, Subsystem::Stream)?;
         let services: HashMap<Id, &Arc<Service>> =
@@ -101,13 +103,18 @@ impl Generation {
             .routes
             .iter()
             .map(|route| {
+                let is_http = route.protocols.iter().any(|protocol| protocol.is_http());
+                // A service that the route's subsystem cannot speak to is none, as in Kong.
                 let service = route.service.and_then(|id| services.get(&id).copied()).map(Arc::clone);
+                let service = service.filter(|service| service.protocol.is_http() == is_http);
+                let plugins = if is_http { &plugins } else { &stream_plugins };
                 let plugins = plugins.for_route(route, service.as_deref());
                 (route.id, Arc::new(RouteEntry { route: Arc::clone(route), service, plugins }))
             })
             .collect();
         Ok(Self {
             router,
+            streams,
             plugins,
             stream_plugins,
             routes,

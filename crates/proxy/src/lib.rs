@@ -23,6 +23,7 @@ mod request;
 mod request_body;
 pub mod sanitiser;
 mod send_timeout;
+mod stream;
 mod surroundings;
 mod tls;
 mod upstream;

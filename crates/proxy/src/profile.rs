@@ -14,6 +14,8 @@ pub(crate) struct Profile {
     /// What plugins see of the node.
     pub(crate) node: Arc<Node>,
     pub(crate) access_log: AccessLog,
+    /// `None` where nothing listens for streams.
+    pub(crate) stream_access_log: Option<AccessLog>,
 }
 
 impl Profile {
@@ -22,6 +24,9 @@ impl Profile {
             settings: Arc::clone(settings),
             node: Arc::new(surroundings::node(settings, registries)),
             access_log: AccessLog::open(&settings.logs.proxy_access)?,
+            stream_access_log: (!settings.stream_listen.is_empty())
+                .then(|| AccessLog::open(&settings.logs.stream_access))
+                .transpose()?,
         })
     }
 }

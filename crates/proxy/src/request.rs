@@ -9,7 +9,8 @@ use silverback_model::Phase;
 use silverback_pdk::{
     Exchange,
     exchange::{
-        Client, HttpVersion, Request, RequestBody, Response, Subsystem, Timings, TlsInfo, UpstreamChoice, Wishes,
+        Client, HttpVersion, Request, RequestBody, Response, Stream, Subsystem, Timings, TlsInfo, UpstreamChoice,
+        Wishes,
     },
 };
 
@@ -209,6 +210,7 @@ fn blank(
         response: Response::default(),
         exit: None,
         wishes: Wishes::default(),
+        stream: Stream::default(),
     })
 }
 

@@ -1,6 +1,7 @@
 //! What the PDK's pure code needs of the world: the clock, the log, counters.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -131,7 +132,11 @@ pub(crate) fn context(exchange: &Exchange) -> Context {
         server: Some("kong".to_owned()),
         ..Context::default()
     };
-    if exchange.subsystem == Subsystem::Stream || exchange.phase == Phase::Certificate {
+    if exchange.subsystem == Subsystem::Stream {
+        let listener = exchange.client.local_ip.map(|ip| SocketAddr::new(ip, exchange.client.local_port).to_string());
+        return Context { server: listener, ..connection };
+    }
+    if exchange.phase == Phase::Certificate {
         return connection;
     }
     let version = match request.version {

@@ -2,7 +2,7 @@
 //! and what to do when it fails ([`send`]).
 
 pub(crate) mod balancer;
-mod connect;
+pub(crate) mod connect;
 pub(crate) mod dns;
 pub(crate) mod hash_input;
 pub(crate) mod health;

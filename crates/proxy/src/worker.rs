@@ -9,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use silverback_pdk::exchange::Subsystem;
 use silverback_plugin_host::{Connections, Host};
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -21,6 +22,7 @@ use crate::{
     connection,
     generation::{Generation, Registries},
     listener::{Bound, Listener},
+    stream,
     surroundings::AtomicCounters,
     tls::handshake::Waiting,
     upstream::{Balancers, Pool},
@@ -146,17 +148,18 @@ async fn sweep(pool: Pool) {
 }
 
 async fn accept_loop(worker: Rc<Worker>, listener: Listener) {
-    let Listener { socket, ssl, http2, proxy_protocol } = listener;
+    let Listener { socket, ssl, http2, proxy_protocol, subsystem } = listener;
     let kind = connection::Kind { ssl, http2, proxy_protocol };
     let result = match socket {
         Bound::Tcp(socket) => match TcpListener::from_std(socket) {
-            Ok(socket) => accept_tcp(&worker, socket, kind).await,
+            Ok(socket) => accept_tcp(&worker, socket, kind, subsystem).await,
             Err(error) => Err(error),
         },
         Bound::Unix(socket) => match UnixListener::from_std(socket) {
-            Ok(socket) => accept_unix(&worker, socket, kind).await,
+            Ok(socket) => accept_unix(&worker, socket, kind, subsystem).await,
             Err(error) => Err(error),
         },
+        Bound::Udp(socket) => stream::listen_udp(Rc::clone(&worker), socket).await,
     };
     if let Err(error) = result {
         silverback_log::write(silverback_log::Level::Crit, format_args!("a listener failed: {error}"), None);
@@ -166,14 +169,22 @@ async fn accept_loop(worker: Rc<Worker>, listener: Listener) {
 /// Connections that a drain still takes from the kernel's queue: those clients were told that they are connected.
 const MAX_QUEUED: usize = 4096;
 
-async fn accept_tcp(worker: &Rc<Worker>, listener: TcpListener, kind: connection::Kind) -> io::Result<()> {
+async fn accept_tcp(
+    worker: &Rc<Worker>,
+    listener: TcpListener,
+    kind: connection::Kind,
+    subsystem: Subsystem,
+) -> io::Result<()> {
     let mut mode = worker.mode.clone();
     let local = listener.local_addr()?;
     let serve = |socket: TcpStream, peer| {
         // Nagle's algorithm would hold back the end of an answer.
         let _ = socket.set_nodelay(true);
         let from = connection::From::Tcp { peer, local };
-        worker.spawn(connection::serve(Rc::clone(worker), socket, from, kind));
+        match subsystem {
+            Subsystem::Http => worker.spawn(connection::serve(Rc::clone(worker), socket, from, kind)),
+            Subsystem::Stream => worker.spawn(stream::serve(Rc::clone(worker), socket, from, kind)),
+        }
     };
     loop {
         let accepted = tokio::select! {
@@ -196,10 +207,19 @@ async fn accept_tcp(worker: &Rc<Worker>, listener: TcpListener, kind: connection
     Ok(())
 }
 
-async fn accept_unix(worker: &Rc<Worker>, listener: UnixListener, kind: connection::Kind) -> io::Result<()> {
+async fn accept_unix(
+    worker: &Rc<Worker>,
+    listener: UnixListener,
+    kind: connection::Kind,
+    subsystem: Subsystem,
+) -> io::Result<()> {
     let mut mode = worker.mode.clone();
     let serve = |socket: UnixStream| {
-        worker.spawn(connection::serve(Rc::clone(worker), socket, connection::From::Unix, kind));
+        let from = connection::From::Unix;
+        match subsystem {
+            Subsystem::Http => worker.spawn(connection::serve(Rc::clone(worker), socket, from, kind)),
+            Subsystem::Stream => worker.spawn(stream::serve(Rc::clone(worker), socket, from, kind)),
+        }
     };
     loop {
         let accepted = tokio::select! {

@@ -215,9 +215,8 @@ fn streams_are_listened_on() {
 
 #[test]
 fn streams_have_log_formats_of_their_own() {
-    let settings = settings_of(
-        "nginx_stream_log_format = mine '$remote_addr $status'\nproxy_stream_access_log = logs/s.log mine",
-    );
+    let settings =
+        settings_of("nginx_stream_log_format = mine '$remote_addr $status'\nproxy_stream_access_log = logs/s.log mine");
     assert_eq!(settings.logs.stream_access.format.text, "$remote_addr $status");
     let default = settings_of("");
     assert!(default.logs.stream_access.format.text.ends_with("$session_time"));

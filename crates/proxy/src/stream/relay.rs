@@ -327,8 +327,7 @@ mod tests {
             }
         };
         let mut counts = Counts::default();
-        let (ended, ()) =
-            tokio::join!(relay(&mut client_side, &mut upstream_side, PATIENCE, &mut counts, || ()), talk);
+        let (ended, ()) = tokio::join!(relay(&mut client_side, &mut upstream_side, PATIENCE, &mut counts, || ()), talk);
         assert!(matches!(ended, Ended::TimedOut), "{ended:?}");
         assert_eq!(start.elapsed().as_secs(), 150 + 60);
 

@@ -10,7 +10,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     health::probe::ProbeTls,
@@ -26,6 +26,9 @@ const MAX_HEADERS: usize = 512;
 pub(crate) struct ClientTls {
     checked: TlsConnector,
     unchecked: TlsConnector,
+    /// The same for streams: nothing is known of what is spoken inside.
+    stream_checked: TlsConnector,
+    stream_unchecked: TlsConnector,
 }
 
 impl ClientTls {
@@ -39,10 +42,17 @@ impl ClientTls {
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(AnyCertificate(Arc::clone(&provider))))
             .with_no_client_auth();
+        let (stream_checked, stream_unchecked) = (checked.clone(), unchecked.clone());
         for config in [&mut checked, &mut unchecked] {
             config.alpn_protocols = vec![b"http/1.1".to_vec()];
         }
-        Ok(Self { checked: Arc::new(checked).into(), unchecked: Arc::new(unchecked).into() })
+        let connector = |config| TlsConnector::from(Arc::new(config));
+        Ok(Self {
+            checked: connector(checked),
+            unchecked: connector(unchecked),
+            stream_checked: connector(stream_checked),
+            stream_unchecked: connector(stream_unchecked),
+        })
     }
 
     /// For the probes of health checks.
@@ -129,6 +139,18 @@ async fn open(key: &Key, tls: &ClientTls, max_head: usize) -> Result<Connection,
             handshake(stream, max_head).await
         }
     }
+}
+
+/// Speaks TLS on a stream's connection to its upstream.
+pub(crate) async fn secure(
+    tls: &ClientTls,
+    socket: TcpStream,
+    name: String,
+    verify: bool,
+) -> Result<TlsStream<TcpStream>, ConnectError> {
+    let name = ServerName::try_from(name.clone()).map_err(|_| ConnectError::ServerName(name))?;
+    let connector = if verify { &tls.stream_checked } else { &tls.stream_unchecked };
+    connector.connect(name, socket).await.map_err(ConnectError::Tls)
 }
 
 async fn handshake<S>(socket: S, max_head: usize) -> Result<Connection, ConnectError>

@@ -318,7 +318,7 @@ fn host_header(chosen: &str, address: &Address, upstream: Option<&Upstream>, sec
 }
 
 /// The name that TLS asks for: the Host header without its port (`proxy_ssl_name`).
-fn server_name(host: &str) -> String {
+pub(crate) fn server_name(host: &str) -> String {
     let name = match host.rfind(':') {
         Some(colon) if !host.ends_with(']') => &host[..colon],
         _ => host,

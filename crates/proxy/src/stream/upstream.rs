@@ -1,0 +1,124 @@
+//! The way to a stream's upstream: an address by the balancer, a connection to it, another one where that fails.
+//!
+//! Nothing of the stream has been sent before a connection stands, TLS included: every failure may be followed by
+//! another attempt, as many as the service's `retries` allow.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use silverback_log::Level;
+use silverback_pdk::exchange::{Source, Try};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio_rustls::client::TlsStream;
+
+use super::session::{Refused, Session};
+use crate::upstream::{
+    balancer::{Address, Attempts, Upstream as Entity},
+    connect::{ConnectError, secure},
+    send::server_name,
+};
+
+/// A connection to an upstream.
+pub(super) enum Upstream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Connects to the upstream of a TCP or TLS stream.
+pub(super) async fn connect(session: &mut Session) -> Result<Upstream, Refused> {
+    // What is passed through has its own TLS.
+    let passes_through = session.exchange.stream.hello.is_some();
+    let tls = session.exchange.upstream.scheme == "tls" && !passes_through;
+    let client_tls = session.client_tls.clone();
+    let chosen = session.exchange.upstream.host_header.clone();
+    let verify = session.exchange.upstream.tls_verify.unwrap_or(false);
+    attempts(session, async |address, entity| {
+        let socket = TcpStream::connect(address.socket).await.map_err(ConnectError::Refused)?;
+        // Nagle's algorithm would hold small pieces back.
+        socket.set_nodelay(true).map_err(ConnectError::Refused)?;
+        if !tls {
+            return Ok(Upstream::Plain(socket));
+        }
+        let name = tls_name(&chosen, address, entity);
+        Ok(Upstream::Tls(Box::new(secure(&client_tls, socket, name, verify).await?)))
+    })
+    .await
+}
+
+/// A socket for the datagrams of a UDP session.
+pub(super) async fn connect_udp(session: &mut Session) -> Result<UdpSocket, Refused> {
+    attempts(session, async |address, _| {
+        let any = match address.socket {
+            SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
+            SocketAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
+        };
+        let socket = UdpSocket::bind(any).await.map_err(ConnectError::Refused)?;
+        socket.connect(address.socket).await.map_err(ConnectError::Refused)?;
+        Ok(socket)
+    })
+    .await
+}
+
+async fn attempts<T>(
+    session: &mut Session,
+    connect: impl AsyncFn(&Address, Option<&Entity>) -> Result<T, ConnectError>,
+) -> Result<T, Refused> {
+    session.exchange.response.source = Some(Source::Service);
+    let choice = session.exchange.upstream.clone();
+    let limit = Duration::from_millis(u64::from(choice.connect_timeout));
+    let shared = Arc::clone(&session.worker.shared);
+    let upstreams = Arc::clone(&session.upstreams);
+    let entity = upstreams.find(&choice.host).map(AsRef::as_ref);
+    let mut attempts = Attempts::new(entity, &choice.host, choice.port, &shared.balancers, &shared.resolver);
+    let mut retries = choice.retries;
+    loop {
+        let address = attempts.next().await.map_err(|error| {
+            let mut refused = Refused::new(503, Level::Error, error);
+            refused.status = if session.exchange.upstream.tries.is_empty() { 503 } else { 502 };
+            refused
+        })?;
+        let started = session.now();
+        session.exchange.timings.balancer_start.get_or_insert(started);
+        session.exchange.upstream.tries.push(Try {
+            ip: address.socket.ip().to_string(),
+            port: address.port,
+            started,
+            connect_ms: None,
+            failure: None,
+        });
+        let connecting = tokio::time::timeout(limit, connect(&address, entity));
+        let result = connecting.await.unwrap_or(Err(ConnectError::Timeout));
+        let now = session.now();
+        let attempt = session.exchange.upstream.tries.last_mut();
+        match result {
+            Ok(connected) => {
+                if let Some(attempt) = attempt {
+                    attempt.connect_ms = Some((now - started) * 1000.0);
+                }
+                return Ok(connected);
+            }
+            Err(error) => {
+                if let Some(attempt) = attempt {
+                    attempt.failure = Some(error.to_string());
+                }
+                if retries == 0 {
+                    let why = format_args!("{error} while connecting to upstream {}", address.socket).to_string();
+                    return Err(Refused::new(502, Level::Error, why));
+                }
+                retries -= 1;
+                session.log(
+                    Level::Warn,
+                    format_args!("{error} while connecting to upstream {}, trying again", address.socket),
+                );
+            }
+        }
+    }
+}
+
+/// The name that TLS asks the upstream for: the client's own where it is preserved, or a plugin's; the upstream
+/// entity's; the target's (Kong's `set_host_header` and `proxy_ssl_name`).
+fn tls_name(chosen: &str, address: &Address, entity: Option<&Entity>) -> String {
+    if !chosen.is_empty() {
+        return server_name(chosen);
+    }
+    server_name(entity.and_then(|entity| entity.host_header.as_deref()).unwrap_or(&address.host))
+}
