@@ -57,6 +57,17 @@ impl Connection {
         Self { stream: Box::new(stream), buffer: Vec::new(), certificate }
     }
 
+    /// Over a connection that stands already.
+    pub fn over(stream: TcpStream) -> Self {
+        Self { stream: Box::new(stream), buffer: Vec::new(), certificate: None }
+    }
+
+    /// TLS over a connection that stands already.
+    pub async fn tls_over(stream: TcpStream, server_name: &str) -> Self {
+        let stream = tls_over(stream, server_name, &[]).await;
+        Self { stream: Box::new(stream), buffer: Vec::new(), certificate: None }
+    }
+
     /// The certificate that the server showed, as DER.
     pub fn certificate(&self) -> &[u8] {
         self.certificate.as_deref().expect("a TLS connection")
@@ -292,6 +303,16 @@ pub(crate) async fn tls_stream(
     server_name: &str,
     protocols: &[&str],
 ) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let stream = within("a connection", TcpStream::connect(address)).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    tls_over(stream, server_name, protocols).await
+}
+
+async fn tls_over(
+    stream: TcpStream,
+    server_name: &str,
+    protocols: &[&str],
+) -> tokio_rustls::client::TlsStream<TcpStream> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -300,8 +321,6 @@ pub(crate) async fn tls_stream(
         .with_custom_certificate_verifier(Arc::new(AnyCertificate))
         .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let stream = within("a connection", TcpStream::connect(address)).await.unwrap();
-    stream.set_nodelay(true).unwrap();
     let name = ServerName::try_from(server_name.to_owned()).unwrap();
     within("a handshake", TlsConnector::from(Arc::new(config)).connect(name, stream)).await.unwrap()
 }

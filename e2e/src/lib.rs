@@ -21,6 +21,7 @@ mod http2;
 mod plugin_server;
 mod ports;
 mod process;
+mod streams;
 mod upstream;
 
 pub use client::{Connection, Response};
@@ -30,4 +31,5 @@ pub use http2::{Http2, Http2Response};
 pub use plugin_server::{Chaos, Language, PluginServer, Trial};
 pub use ports::free_port;
 pub use process::{Ended, executable, run_silverback};
+pub use streams::{StreamServer, UdpEcho};
 pub use upstream::{Gate, Received, Step, Upstream};

@@ -30,12 +30,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 pub(crate) use self::udp::listen as listen_udp;
 use self::{
     relay::{Counts, Ended, Patience, relay},
-    session::{Refused, Session},
+    session::{Refused, Routed, Session},
     upstream::Upstream,
 };
 use crate::{
     connection::{From, Kind, Origin},
-    generation::RouteEntry,
     prefixed::Prefixed,
     proxy_protocol, surroundings,
     tls::{
@@ -86,7 +85,7 @@ where
     let mut session = Session::new(worker, &origin);
     if !kind.ssl {
         return match session.route(None) {
-            Ok(route) => proxy(session, &route, socket).await,
+            Ok(routed) => proxy(session, routed, socket).await,
             Err(refused) => session.refuse(&refused),
         };
     }
@@ -95,13 +94,14 @@ where
         Err(error) => return session.refuse(&Refused::new(400, Level::Info, error)),
     };
     let sni = hello.server_name.clone();
-    let route = match session.route(sni.as_deref()) {
-        Ok(route) => route,
+    let routed = match session.route(sni.as_deref()) {
+        Ok(routed) => routed,
         Err(refused) => return session.refuse(&refused),
     };
     let socket = Prefixed::new(read, socket);
-    let speaks = |protocol| route.route.protocols.contains(&protocol);
-    if speaks(Protocol::Tls) {
+    let protocols = &routed.entry.route.protocols;
+    let (ends_tls, passes) = (protocols.contains(&Protocol::Tls), protocols.contains(&Protocol::TlsPassthrough));
+    if ends_tls {
         match handshake::accept(worker, socket, &origin, Subsystem::Stream, Alpn::Nothing, HANDSHAKE_TIMEOUT).await {
             // The route was chosen by the name that was looked at.
             Ok(Secured { info, .. }) if info.sni != sni => {
@@ -109,27 +109,27 @@ where
             }
             Ok(Secured { stream, info, .. }) => {
                 session.exchange.client.tls = Some(info);
-                proxy(session, &route, stream).await;
+                proxy(session, routed, stream).await;
             }
             Err(error) => {
                 let why = format_args!("SSL handshake failed ({error})").to_string();
                 session.refuse(&Refused::new(500, error.level(), why));
             }
         }
-    } else if speaks(Protocol::TlsPassthrough) {
+    } else if passes {
         session.exchange.stream.hello = Some(hello);
-        proxy(session, &route, socket).await;
+        proxy(session, routed, socket).await;
     } else {
         session.refuse(&Refused::new(500, Level::Error, "unexpected protocols in matched Route"));
     }
 }
 
 /// Takes a routed connection through preread, to its upstream and to its end.
-async fn proxy<S>(mut session: Session, route: &RouteEntry, mut client: S)
+async fn proxy<S>(mut session: Session, routed: Routed, mut client: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let body = match session.preread(route).await {
+    let body = match session.preread(&routed.entry).await {
         Ok(()) => None,
         Err(refused) => match refused.body {
             Some(body) if refused.status < 400 => Some((refused.status, body)),
@@ -152,10 +152,11 @@ where
         }
         return;
     }
-    let mut upstream = match upstream::connect(&mut session).await {
+    let mut upstream = match upstream::connect(&mut session, &routed).await {
         Ok(upstream) => upstream,
         Err(refused) => return session.refuse(&refused),
     };
+    drop(routed);
     let patience = session.patience();
     let mut counts = Counts::default();
     let world = Arc::clone(&session.exchange.node);

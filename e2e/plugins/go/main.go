@@ -23,7 +23,8 @@ type Config struct {
 	Fail    bool   `json:"fail"`     // panic
 	Exit    int    `json:"exit"`     // status to exit with
 	Fault   string `json:"fault"`    // what goes wrong otherwise
-	LogFile string `json:"log_file"` // file to which the log phase appends "STATUS PATH"
+	LogFile string `json:"log_file"` // file to which the log phase appends "STATUS PATH", of a stream its log entry
+	Target  string `json:"target"`   // "ADDRESS:PORT" to which a stream goes instead
 }
 
 // New returns an empty configuration.
@@ -64,20 +65,46 @@ func (conf Config) Access(kong *pdk.PDK) {
 	}
 }
 
+// Preread does it for streams.
+func (conf Config) Preread(kong *pdk.PDK) {
+	time.Sleep(time.Duration(conf.DelayMs) * time.Millisecond)
+	if conf.Hang {
+		time.Sleep(time.Hour)
+	}
+	if conf.Fail {
+		panic("told to fail")
+	}
+	if conf.Target != "" {
+		host, port, _ := strings.Cut(conf.Target, ":")
+		number, _ := strconv.Atoi(port)
+		_ = kong.Service.SetTarget(host, number)
+	}
+	if conf.Exit != 0 {
+		kong.Response.Exit(conf.Exit, []byte("told to exit"), nil)
+	}
+}
+
 // Log leaves a line for each request.
 func (conf Config) Log(kong *pdk.PDK) {
 	if conf.LogFile == "" {
 		return
 	}
 	status, _ := kong.Response.GetStatus()
-	path, _ := kong.Request.GetPath()
+	subsystem, _ := kong.Nginx.GetSubsystem()
+	line := strconv.Itoa(status)
+	if subsystem == "stream" {
+		line, _ = kong.Log.Serialize()
+	} else {
+		path, _ := kong.Request.GetPath()
+		line += " " + path
+	}
 	file, err := os.OpenFile(conf.LogFile, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		log.Print(err)
 		return
 	}
 	defer file.Close()
-	_, _ = file.WriteString(strconv.Itoa(status) + " " + path + "\n")
+	_, _ = file.WriteString(line + "\n")
 }
 
 func main() {

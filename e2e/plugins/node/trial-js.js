@@ -50,8 +50,24 @@ class Trial {
     }
   }
 
+  async preread(kong) {
+    const { delay_ms, hang, fail, target, exit } = this.config
+    if (delay_ms) await sleep(delay_ms)
+    if (hang) await sleep(3600 * 1000)
+    if (fail) throw new Error('told to fail')
+    if (target) {
+      const [host, port] = target.split(':')
+      await kong.service.setTarget(host, Number(port))
+    }
+    if (exit) await kong.response.exit(exit, 'told to exit')
+  }
+
   async log(kong) {
     if (!this.config.log_file) return
+    if ((await kong.nginx.getSubsystem()) === 'stream') {
+      await appendFile(this.config.log_file, `${await kong.log.serialize()}\n`)
+      return
+    }
     const status = await kong.response.getStatus()
     const path = await kong.request.getPath()
     await appendFile(this.config.log_file, `${status} ${path}\n`)
@@ -73,5 +89,6 @@ module.exports = {
     { fault: { type: 'string' } },
     { file: { type: 'string' } },
     { log_file: { type: 'string' } },
+    { target: { type: 'string' } },
   ],
 }

@@ -14,6 +14,7 @@ Schema = (
     {"fault": {"type": "string"}},
     {"file": {"type": "string"}},
     {"log_file": {"type": "string"}},
+    {"target": {"type": "string"}},
 )
 version = "1.0.0"
 priority = int(os.environ.get("TRIAL_PRIORITY", "0"))
@@ -67,9 +68,25 @@ class Plugin:
             with open(self.config["file"], "a") as file:
                 file.write("went on\n")
 
+    def preread(self, kong):
+        config = self.config
+        time.sleep(config.get("delay_ms", 0) / 1000)
+        if config.get("hang"):
+            time.sleep(3600)
+        if config.get("fail"):
+            raise RuntimeError("told to fail")
+        if "target" in config:
+            host, port = config["target"].split(":")
+            kong.service.set_target(host, int(port))
+        if "exit" in config:
+            kong.response.exit(config["exit"], "told to exit")
+
     def log(self, kong):
         if "log_file" in self.config:
-            line = f"{kong.response.get_status()} {kong.request.get_path()}\n"
+            if kong.nginx.get_subsystem() == "stream":
+                line = kong.log.serialize() + "\n"
+            else:
+                line = f"{kong.response.get_status()} {kong.request.get_path()}\n"
             with open(self.config["log_file"], "a") as file:
                 file.write(line)
 

@@ -20,4 +20,5 @@ mod policies;
 mod repair;
 mod routing;
 mod sanitiser;
+mod streams;
 mod websocket;

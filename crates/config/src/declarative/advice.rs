@@ -3,17 +3,19 @@
 use std::path::Path;
 
 use serde_json::Value as Json;
-use silverback_model::{Catalogue, Id, Phase, Plugin, Snapshot};
+use silverback_model::{Catalogue, Endpoint, Id, Phase, Plugin, Protocol, Route, Snapshot};
 
-/// Remarks on a configuration: services that cannot be reached yet, handlers that never run where their plugin is put,
-/// and those that turn streaming off.
+/// Remarks on a configuration: services that cannot be reached yet, plugins and handlers that never run where they are put,
+/// those that turn streaming off, and routes that take more than their author may think.
 pub fn advice(snapshot: &Snapshot, catalogue: &Catalogue) -> Vec<String> {
     let mut remarks = Vec::new();
     for service in &snapshot.services {
         let id = service.id.to_string();
         remarks.extend(on_protocol(service.name.as_ref().unwrap_or(&id), service.protocol.name()));
     }
+    remarks.extend(snapshot.routes.iter().filter_map(|route| on_server_names(route, snapshot)));
     for plugin in &snapshot.plugins {
+        remarks.extend(on_subsystem(plugin, snapshot));
         let Some(definition) = catalogue.get(&plugin.name) else { continue };
         if plugin.route.is_some() || plugin.service.is_some() || plugin.consumer.is_some() {
             for phase in [Phase::Certificate, Phase::Rewrite] {
@@ -62,6 +64,46 @@ fn on_protocol(service: &str, protocol: &str) -> Option<String> {
         format!(
             "service '{service}' has protocol {protocol}: gRPC upstreams are not supported yet, its requests go out as \
              HTTP/1.1"
+        )
+    })
+}
+
+/// A plugin runs for HTTP or for streams as its `protocols` say; Kong takes one that its route can never run, and says
+/// nothing.
+fn on_subsystem(plugin: &Plugin, snapshot: &Snapshot) -> Option<String> {
+    let route = snapshot.routes.iter().find(|route| Some(route.id) == plugin.route)?;
+    let of_streams = |protocols: &[Protocol]| protocols.iter().any(|protocol| !protocol.is_http());
+    let of_http = |protocols: &[Protocol]| protocols.iter().any(|protocol| protocol.is_http());
+    let shared = (of_streams(&plugin.protocols) && of_streams(&route.protocols))
+        || (of_http(&plugin.protocols) && of_http(&route.protocols));
+    (!shared).then(|| {
+        let names = |protocols: &[Protocol]| protocols.iter().map(|p| p.name()).collect::<Vec<_>>().join(", ");
+        format!(
+            "plugin '{}' never runs on {}: its protocols ({}) and those of the route ({}) have nothing in common",
+            plugin.name,
+            scope(plugin, snapshot),
+            names(&plugin.protocols),
+            names(&route.protocols)
+        )
+    })
+}
+
+/// Kong asks streams without a server name for none: a route of nothing but names takes them all, before others.
+fn on_server_names(route: &Route, snapshot: &Snapshot) -> Option<String> {
+    let is_set = |endpoints: &Option<Vec<Endpoint>>| endpoints.as_ref().is_some_and(|list| !list.is_empty());
+    let named = |route: &Route| route.snis.as_ref().is_some_and(|snis| !snis.is_empty());
+    let of_stream = |route: &Route| route.protocols.iter().any(|protocol| !protocol.is_http());
+    let open = of_stream(route) && named(route) && !is_set(&route.sources) && !is_set(&route.destinations);
+    let shadowed = snapshot
+        .routes
+        .iter()
+        .any(|other| of_stream(other) && !named(other) && !(is_set(&other.sources) && is_set(&other.destinations)));
+    (open && shadowed).then(|| {
+        let id = route.id.to_string();
+        format!(
+            "route '{}' asks for nothing but snis: streams without a server name (plain TCP, UDP) take it too, before \
+             routes by address; give it destinations",
+            route.name.as_ref().unwrap_or(&id)
         )
     })
 }
@@ -117,6 +159,39 @@ mod tests {
         ] {
             assert_eq!(advice_on_text(text, None).len(), expect, "{text}");
         }
+    }
+
+    #[test]
+    fn routes_and_plugins_of_streams_are_looked_at() {
+        let mut catalogue = Catalogue::default();
+        catalogue.insert(PluginDefinition {
+            name: "p".to_owned(),
+            version: String::new(),
+            priority: 0,
+            phases: PhaseSet::of(&[Phase::Preread]),
+            schema: Record::default(),
+            source: PluginSource::Bundled,
+        });
+        let enabled = EnabledPlugins { bundled: false, named: vec!["p".to_owned()] };
+        let check = |routes: &str, expect: &[&str]| {
+            let text = format!("_format_version: \"3.0\"\nroutes: {routes}");
+            let snapshot = parse_declarative(&text, None, &catalogue, &enabled, 1).unwrap();
+            let remarks = advice(&snapshot, &catalogue);
+            assert_eq!(remarks.len(), expect.len(), "{remarks:?}");
+            assert!(remarks.iter().zip(expect).all(|(remark, part)| remark.contains(part)), "{remarks:?}");
+        };
+        let by_port = "{name: t, protocols: [tcp], destinations: [{port: 1}]}";
+        check(
+            &format!("[{by_port}, {{name: s, protocols: [tls], snis: [a.test]}}]"),
+            &["route 's' asks for nothing but"],
+        );
+        check("[{name: s, protocols: [tls], snis: [a.test]}]", &[]);
+        check(&format!("[{by_port}, {{name: s, protocols: [tls], snis: [a.test], destinations: [{{port: 2}}]}}]"), &[]);
+        let with = |protocols: &str| {
+            format!("[{{protocols: [tcp], destinations: [{{port: 1}}], plugins: [{{name: p{protocols}}}]}}]")
+        };
+        check(&with(""), &["plugin 'p' never runs on route"]);
+        check(&with(", protocols: [udp]"), &[]);
     }
 
     #[test]

@@ -26,13 +26,19 @@ use crate::{
 pub(super) struct Session {
     pub(super) worker: Rc<Worker>,
     pub(super) exchange: Box<Exchange>,
-    pub(super) upstreams: Arc<Upstreams>,
-    pub(super) client_tls: ClientTls,
     profile: Arc<Profile>,
     /// Until its route is found.
     generation: Option<Arc<Generation>>,
     /// The configurations that apply, in order: those that will log.
     collected: Vec<Arc<Configured>>,
+}
+
+/// What a stream needs of the generation it began with, until its upstream is connected: a stream may last for days, and
+/// must not hold a whole configuration.
+pub(super) struct Routed {
+    pub(super) entry: Arc<RouteEntry>,
+    pub(super) upstreams: Arc<Upstreams>,
+    pub(super) client_tls: ClientTls,
 }
 
 /// Why a stream does not go on.
@@ -60,16 +66,14 @@ impl Session {
         Self {
             worker: Rc::clone(worker),
             exchange,
-            upstreams: Arc::clone(&generation.upstreams),
-            client_tls: generation.client_tls.clone(),
             profile: Arc::clone(&generation.profile),
             generation: Some(generation),
             collected,
         }
     }
 
-    /// Finds the route. From then on only its own parts of the configuration are kept: a stream may last for days.
-    pub(super) fn route(&mut self, sni: Option<&str>) -> Result<Arc<RouteEntry>, Refused> {
+    /// Finds the route.
+    pub(super) fn route(&mut self, sni: Option<&str>) -> Result<Routed, Refused> {
         let none = || Refused::new(500, Level::Error, "no Route found with those values");
         let generation = self.generation.take().ok_or_else(none)?;
         let client = &self.exchange.client;
@@ -99,7 +103,7 @@ impl Session {
                 ..UpstreamChoice::default()
             };
         }
-        Ok(entry)
+        Ok(Routed { entry, upstreams: Arc::clone(&generation.upstreams), client_tls: generation.client_tls.clone() })
     }
 
     /// Runs the preread handlers, looking each configuration up as it is reached. After an exit it goes on collecting,

@@ -151,11 +151,11 @@ async fn run(worker: Rc<Worker>, sessions: Rc<Sessions>, path: Path, mut receive
 }
 
 async fn proxy(mut session: Session, client: &Datagrams, path: Path, receiver: &mut mpsc::Receiver<Waiting>) {
-    let preread = match session.route(None) {
-        Ok(route) => session.preread(&route).await,
-        Err(refused) => Err(refused),
+    let routed = match session.route(None) {
+        Ok(routed) => routed,
+        Err(refused) => return session.refuse(&refused),
     };
-    if let Err(refused) = preread {
+    if let Err(refused) = session.preread(&routed.entry).await {
         let Some(body) = refused.body.as_ref().filter(|_| refused.status < 400) else {
             return session.refuse(&refused);
         };
@@ -165,10 +165,11 @@ async fn proxy(mut session: Session, client: &Datagrams, path: Path, receiver: &
         }
         return session.finish(refused.status);
     }
-    let upstream = match upstream::connect_udp(&mut session).await {
+    let upstream = match upstream::connect_udp(&mut session, &routed).await {
         Ok(upstream) => upstream,
         Err(refused) => return session.refuse(&refused),
     };
+    drop(routed);
     let mut counts = Counts::default();
     let failed = exchange(&mut session, &mut counts, client, path, &upstream, receiver).await.err();
     drop(upstream);
@@ -207,7 +208,8 @@ async fn exchange(
                 }
                 answer(counts, client, path, upstream).await?;
             }
-            () = timer.as_mut() => return Ok(()),
+            // What came in the same moment is not lost.
+            () = timer.as_mut() => if receiver.is_empty() { return Ok(()) },
         }
         timer.as_mut().reset(Instant::now() + idle);
     }

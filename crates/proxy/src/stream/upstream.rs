@@ -10,7 +10,7 @@ use silverback_pdk::exchange::{Source, Try};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio_rustls::client::TlsStream;
 
-use super::session::{Refused, Session};
+use super::session::{Refused, Routed, Session};
 use crate::upstream::{
     balancer::{Address, Attempts, Upstream as Entity},
     connect::{ConnectError, secure},
@@ -24,14 +24,13 @@ pub(super) enum Upstream {
 }
 
 /// Connects to the upstream of a TCP or TLS stream.
-pub(super) async fn connect(session: &mut Session) -> Result<Upstream, Refused> {
+pub(super) async fn connect(session: &mut Session, routed: &Routed) -> Result<Upstream, Refused> {
     // What is passed through has its own TLS.
     let passes_through = session.exchange.stream.hello.is_some();
     let tls = session.exchange.upstream.scheme == "tls" && !passes_through;
-    let client_tls = session.client_tls.clone();
     let chosen = session.exchange.upstream.host_header.clone();
     let verify = session.exchange.upstream.tls_verify.unwrap_or(false);
-    attempts(session, async |address, entity| {
+    attempts(session, routed, async |address, entity| {
         let socket = TcpStream::connect(address.socket).await.map_err(ConnectError::Refused)?;
         // Nagle's algorithm would hold small pieces back.
         socket.set_nodelay(true).map_err(ConnectError::Refused)?;
@@ -39,14 +38,14 @@ pub(super) async fn connect(session: &mut Session) -> Result<Upstream, Refused> 
             return Ok(Upstream::Plain(socket));
         }
         let name = tls_name(&chosen, address, entity);
-        Ok(Upstream::Tls(Box::new(secure(&client_tls, socket, name, verify).await?)))
+        Ok(Upstream::Tls(Box::new(secure(&routed.client_tls, socket, name, verify).await?)))
     })
     .await
 }
 
 /// A socket for the datagrams of a UDP session.
-pub(super) async fn connect_udp(session: &mut Session) -> Result<UdpSocket, Refused> {
-    attempts(session, async |address, _| {
+pub(super) async fn connect_udp(session: &mut Session, routed: &Routed) -> Result<UdpSocket, Refused> {
+    attempts(session, routed, async |address, _| {
         let any = match address.socket {
             SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], 0)),
             SocketAddr::V6(_) => SocketAddr::from(([0; 16], 0)),
@@ -60,14 +59,14 @@ pub(super) async fn connect_udp(session: &mut Session) -> Result<UdpSocket, Refu
 
 async fn attempts<T>(
     session: &mut Session,
+    routed: &Routed,
     connect: impl AsyncFn(&Address, Option<&Entity>) -> Result<T, ConnectError>,
 ) -> Result<T, Refused> {
     session.exchange.response.source = Some(Source::Service);
     let choice = session.exchange.upstream.clone();
     let limit = Duration::from_millis(u64::from(choice.connect_timeout));
     let shared = Arc::clone(&session.worker.shared);
-    let upstreams = Arc::clone(&session.upstreams);
-    let entity = upstreams.find(&choice.host).map(AsRef::as_ref);
+    let entity = routed.upstreams.find(&choice.host).map(AsRef::as_ref);
     let mut attempts = Attempts::new(entity, &choice.host, choice.port, &shared.balancers, &shared.resolver);
     let mut retries = choice.retries;
     loop {
