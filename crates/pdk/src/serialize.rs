@@ -194,10 +194,8 @@ fn stream(exchange: &Exchange) -> Fields {
     let latencies =
         table([("kong", milliseconds(exchange.started, kong)), ("session", milliseconds(exchange.started, end))]);
     let bytes = |count: u64| Value::Int(i64::try_from(count).unwrap_or(i64::MAX));
-    let upstream = table([
-        ("received", bytes(exchange.stream.upstream_received)),
-        ("sent", bytes(exchange.stream.upstream_sent)),
-    ]);
+    let upstream =
+        table([("received", bytes(exchange.stream.upstream_received)), ("sent", bytes(exchange.stream.upstream_sent))]);
     let mut fields =
         vec![("session".to_owned(), session), ("upstream".to_owned(), upstream), ("latencies".to_owned(), latencies)];
     fields.extend(common(exchange));

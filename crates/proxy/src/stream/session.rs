@@ -14,7 +14,7 @@ use silverback_router::StreamQuery;
 use crate::{
     connection::Origin,
     generation::{Generation, RouteEntry},
-    plugin_run::{self, Ran},
+    plugin_run::{self, Failed, Ran},
     plugin_table::Configured,
     profile::Profile,
     request, surroundings,
@@ -152,9 +152,9 @@ impl Session {
                 }
                 Err(refused)
             }
-            Ran::Failed(why) => {
+            Ran::Failed(Failed { why, status }) => {
                 self.exchange.response.source = Some(Source::Error);
-                Err(Refused::new(500, Level::Error, why))
+                Err(Refused::new(status, Level::Error, why))
             }
         }
     }
