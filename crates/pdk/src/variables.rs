@@ -124,7 +124,7 @@ fn tls<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
         "ssl_cipher" => borrowed(&tls?.cipher),
         "ssl_curve" => borrowed(tls?.curve?),
         "ssl_alpn_protocol" => borrowed(tls?.alpn.as_deref()?),
-        "ssl_server_name" | "ssl_preread_server_name" => borrowed(tls?.sni.as_deref()?),
+        "ssl_server_name" => borrowed(tls?.sni.as_deref()?),
         "ssl_session_reused" => borrowed(if tls?.resumed { "r" } else { "." }),
         "ssl_client_verify" => borrowed(&tls?.client_verify),
         _ => client_certificate(exchange, tls?.client_certificate.as_ref()?, name),

@@ -1,7 +1,10 @@
 use silverback_model::Phase;
 
 use super::*;
-use crate::testing::{exchange, http_exchange, matched};
+use crate::{
+    exchange::{Hello, Subsystem, Transport},
+    testing::{exchange, http_exchange, matched},
+};
 
 #[test]
 fn names() {
@@ -189,10 +192,19 @@ fn before_the_handshake_there_are_no_variables() {
 #[test]
 fn streams() {
     let exchange = &mut exchange();
-    exchange.subsystem = crate::exchange::Subsystem::Stream;
+    exchange.subsystem = Subsystem::Stream;
     exchange.phase = Phase::Log;
     exchange.matched = Some(matched());
     exchange.response.bytes_sent = 11;
+    exchange.response.status = Some(200);
+    exchange.stream.transport = Transport::Udp;
+    (exchange.stream.upstream_received, exchange.stream.upstream_sent) = (11, 70);
+    for (name, value) in [("protocol", "UDP"), ("status", "200"), ("bytes_received", "77"), ("bytes_sent", "11")] {
+        gives(exchange, "kong.nginx.get_var", &format!(r#"["{name}"]"#), &format!(r#""{value}""#));
+    }
+    gives(exchange, "kong.nginx.get_var", r#"["ssl_preread_server_name"]"#, "null");
+    exchange.stream.hello = Some(Hello { server_name: Some("a.test".to_owned()), ..Hello::default() });
+    gives(exchange, "kong.nginx.get_var", r#"["ssl_preread_server_name"]"#, r#""a.test""#);
     gives(exchange, "kong.nginx.get_subsystem", "[]", r#""stream""#);
     gives(exchange, "kong.client.get_protocol", "[]", r#""tcp""#);
     gives(exchange, "kong.nginx.get_var", r#"["request_uri"]"#, "null");
@@ -203,5 +215,5 @@ fn streams() {
     let entry: serde_json::Value = serde_json::from_slice(done.value.as_bytes().unwrap()).unwrap();
     let session = serde_json::json!({"received": 77, "sent": 11, "status": 200, "server_port": 80});
     assert_eq!(entry["session"], session);
-    assert_eq!(entry["upstream"], serde_json::json!({"received": 11, "sent": 77}));
+    assert_eq!(entry["upstream"], serde_json::json!({"received": 11, "sent": 70}));
 }
