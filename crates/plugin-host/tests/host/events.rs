@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
+use silverback_model::Phase;
 use silverback_plugin_host::{EventEnd, FailureKind, Reply, WireProtocol};
 use silverback_protocol::Value;
 
@@ -287,6 +288,78 @@ fn a_call_after_the_end_of_its_event_is_not_that_of_the_next_one() {
         }
         // each event on a connection of its own, after one look at the socket and one start
         assert_eq!((stage.noted("connect"), stage.noted("start")), (5, 1));
+    });
+}
+
+#[test]
+fn an_answer_that_nobody_asked_for_is_not_that_of_the_next_event() {
+    block_on(async {
+        let stage = Stage::new(WireProtocol::MsgPack, LONG);
+        let instance = stage.script(json!([["stray"]]));
+        for times in 1..=3 {
+            assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+            stage.wait_noted("strayed", times).await;
+        }
+    });
+}
+
+#[test]
+fn half_a_message_fails_the_event() {
+    with_both(LONG, async |stage, protocol| {
+        let call = json!(["call", "kong.request.get_host"]);
+        let instance = stage.script(json!([call, ["truncate"]]));
+        let failure = stage.run(&instance, &mut Script::default()).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Closed, "{protocol:?}: {failure}");
+    });
+}
+
+#[test]
+fn a_message_that_comes_byte_by_byte_meets_the_deadline() {
+    with_both(SHORT, async |stage, protocol| {
+        let instance = stage.script(json!([["drip"]]));
+        let failure = stage.run(&instance, &mut Script::default()).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Deadline, "{protocol:?}: {failure}");
+    });
+}
+
+#[test]
+fn an_answer_to_another_request_fails_the_event() {
+    with_both(LONG, async |stage, protocol| {
+        let call = json!(["call", "kong.request.get_host"]);
+        let instance = stage.script(json!([call, ["sequence"]]));
+        let failure = stage.run(&instance, &mut Script::default()).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Protocol, "{protocol:?}: {failure}");
+        let healthy = stage.script(json!([]));
+        assert_eq!(stage.run(&healthy, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+    });
+}
+
+#[test]
+fn a_header_of_two_megabytes_is_a_mistake_of_the_plugin() {
+    with_both(LONG, async |stage, protocol| {
+        let large = "x".repeat(2 << 20);
+        let instance = stage.script(json!([["call", "kong.response.clear_header", large]]));
+        let mut pdk = Script::default();
+        let failure = stage.run(&instance, &mut pdk).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Raised, "{protocol:?}: {failure}");
+        assert!(failure.message.contains("kong.response.clear_header was called with more than 1 MB"), "{failure}");
+        assert!(pdk.calls.is_empty());
+        // the server gets rid of all of it before the connection is closed
+        stage.wait_noted("end of connection", 3).await;
+        let body = stage.script(json!([["call", "kong.service.request.set_raw_body", large]]));
+        assert_eq!(stage.run(&body, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+    });
+}
+
+#[test]
+fn an_event_may_have_a_limit_of_its_own() {
+    with_both(LONG, async |stage, protocol| {
+        let instance = stage.script(json!([["hang"]]));
+        let limit = Some(Duration::from_millis(100));
+        let failure =
+            stage.connections.handle_event(&instance, Phase::Access, limit, &mut Script::default()).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Deadline, "{protocol:?}");
+        assert_eq!(failure.message, "its handler did not end within 0.1 s");
     });
 }
 

@@ -4,8 +4,9 @@
 //! `config.script` is a list of actions that a handler takes: `["call", METHOD, ARG...]`, `["sleep", MS]`,
 //! `["hang"]` (this handler), `["freeze"]` (all events of the server), `["die"]`, `["close"]`, `["garbage"]`,
 //! `["huge"]`, `["fail", TEXT]` (MessagePack: an error as answer), `["flood"]` (MessagePack: notifications without end),
-//! `["stall", MS, METHOD]` (MessagePack: a call whose answer is not read for a while), `["stray"]` (ProtoBuf: a call
-//! after the event's end). `config.start` can be `refuse`, `hang` (this start), `freeze` (all starts), `count` (ProtoBuf:
+//! `["stall", MS, METHOD]` (MessagePack: a call whose answer is not read for a while), `["stray"]` (something after the
+//! event's end), `["truncate"]` (half of a message, then the end), `["drip"]` (a message that comes byte by byte, for
+//! ever), `["sequence"]` (an answer to what was not asked). `config.start` can be `refuse`, `hang` (this start), `freeze` (all starts), `count` (ProtoBuf:
 //! the number `__seq__` is not used) or `steal` (ProtoBuf: the number of another instance is); `config.forget` is the number of events for which the instance is unknown.
 
 use std::{
@@ -125,6 +126,9 @@ enum Act {
     Flood,
     Stall(Duration, String),
     Stray,
+    Truncate,
+    Drip,
+    Sequence,
     Fail(String),
     Nothing,
 }
@@ -149,8 +153,19 @@ fn act(action: &Json) -> Act {
         "flood" => Act::Flood,
         "stall" => Act::Stall(Duration::from_millis(action[1].as_u64().expect("milliseconds")), text(2)),
         "stray" => Act::Stray,
+        "truncate" => Act::Truncate,
+        "drip" => Act::Drip,
+        "sequence" => Act::Sequence,
         "fail" => Act::Fail(text(1)),
         other => panic!("no action {other}"),
+    }
+}
+
+/// A byte now and then, until nobody reads any more.
+fn drip(stream: &mut UnixStream) -> std::io::Result<()> {
+    loop {
+        stream.write_all(b"x")?;
+        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -215,7 +230,7 @@ mod msgpack {
                 }
             };
             let script = events.get_mut(&event).expect("an event that runs");
-            let mut stall = Duration::ZERO;
+            let (mut stall, mut stray) = (Duration::ZERO, false);
             let data = loop {
                 let Some(action) = script.next() else { break Value::from("ret") };
                 match act(&action) {
@@ -238,11 +253,27 @@ mod msgpack {
                         stall = time;
                         break Value::Map(vec![("Method".to_owned(), method.into())]);
                     }
-                    Act::Stray | Act::Nothing => {}
+                    Act::Stray => stray = true,
+                    Act::Truncate => {
+                        stream.write_all(b"\x94\x01\x05\xc0\xdb\x00\x00\x10\x00abc")?;
+                        return Ok(());
+                    }
+                    Act::Drip => {
+                        stream.write_all(b"\x94\x01\x05\xc0\xdb\x00\x10\x00\x00")?;
+                        drip(&mut stream)?;
+                    }
+                    Act::Sequence => send(&mut stream, &list([1.into(), 987_654.into(), Value::Nil, Value::Nil]))?,
+                    Act::Nothing => {}
                 }
             };
             let result = Value::Map(vec![("EventId".to_owned(), event.into()), ("Data".to_owned(), data)]);
             send(&mut stream, &list([1.into(), id, Value::Nil, result]))?;
+            if stray {
+                // late, so that the connection is idle by then
+                thread::sleep(Duration::from_millis(50));
+                send(&mut stream, &list([1.into(), 987_654.into(), Value::Nil, Value::Nil]))?;
+                note("strayed");
+            }
             thread::sleep(stall);
         }
     }
@@ -320,6 +351,24 @@ mod protobuf {
                         Act::Garbage => send(&mut stream, b"kong.no.such")?,
                         Act::Huge => stream.write_all(b"\xff\xff\xff\xff")?,
                         Act::Stray => stray = true,
+                        Act::Truncate => {
+                            stream.write_all(&1000_u32.to_le_bytes())?;
+                            stream.write_all(b"abc")?;
+                            return Ok(());
+                        }
+                        Act::Drip => {
+                            stream.write_all(&1000_u32.to_le_bytes())?;
+                            drip(&mut stream)?;
+                        }
+                        Act::Sequence => {
+                            // the end of the event, and the answer to another command, at once
+                            let mut end = 0_u32.to_le_bytes().to_vec();
+                            let mut answer = Vec::new();
+                            put_number(&mut answer, 1, 987_654);
+                            end.extend(u32::try_from(answer.len()).expect("fits").to_le_bytes());
+                            end.extend(answer);
+                            stream.write_all(&end)?;
+                        }
                         Act::Fail(_) | Act::Flood | Act::Stall(..) | Act::Nothing => {}
                     }
                 }
