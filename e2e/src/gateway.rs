@@ -237,6 +237,11 @@ impl Running {
         Connection::open(self.admin).await.get(path, &[]).await
     }
 
+    /// The answer of the Admin API to a request without a body.
+    pub async fn admin_request(&self, method: &str, path: &str) -> Response {
+        Connection::open(self.admin).await.request(method, path, &[], b"").await
+    }
+
     /// The answer of the Status API to a GET.
     pub async fn status(&self, path: &str) -> Response {
         Connection::open(self.status).await.get(path, &[]).await

@@ -16,6 +16,7 @@
 pub mod chaos;
 mod client;
 mod deadline;
+mod dns;
 mod gateway;
 mod http2;
 mod plugin_server;
@@ -27,6 +28,7 @@ mod upstream;
 
 pub use client::{Connection, Response};
 pub use deadline::{DEADLINE, eventually, eventually_async, within};
+pub use dns::Dns;
 pub use gateway::{Gateway, Running};
 pub use http2::{Http2, Http2Response};
 pub use plugin_server::{Chaos, Handshake, Language, PluginServer, Trial};

@@ -78,6 +78,12 @@ impl Upstream {
         Self::scripted(move |request| vec![Step::Send(answer(&name, request))]).await
     }
 
+    /// As [`Self::named`], at an address of its own (`127.0.0.2` and so on are this machine, too).
+    pub async fn named_at(name: &str, address: SocketAddr) -> Self {
+        let name = name.to_owned();
+        Self::scripted_at(address, move |request| vec![Step::Send(answer(&name, request))]).await
+    }
+
     /// Answers every request with these bytes.
     pub async fn sending(bytes: impl AsRef<[u8]>) -> Self {
         let bytes = bytes.as_ref().to_vec();
@@ -86,7 +92,11 @@ impl Upstream {
 
     /// Answers each request by the steps that `script` gives for it.
     pub async fn scripted(script: impl Fn(&Received) -> Vec<Step> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        Self::scripted_at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
+    }
+
+    async fn scripted_at(address: SocketAddr, script: impl Fn(&Received) -> Vec<Step> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Seen::default());
         let (script, shared): (Arc<Script>, _) = (Arc::new(script), Arc::clone(&seen));

@@ -3,13 +3,16 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
 
 mod admin;
+mod algorithms;
 mod auth;
 mod balancing;
 mod bodies;
 mod chaos;
 mod cli;
+mod dns;
 mod errors;
 mod forwarding;
+mod health;
 mod http1;
 mod http2;
 mod lifecycle;
