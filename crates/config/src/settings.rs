@@ -49,6 +49,7 @@ pub struct Settings {
     pub dns: Dns,
     pub logs: Logs,
     pub http: Http,
+    pub buffering: Buffering,
     pub errors: ErrorPages,
     pub lua: LuaLimits,
     /// `nginx_main_worker_shutdown_timeout`; `None` waits without a limit.
@@ -297,6 +298,16 @@ pub struct Http {
     /// `proxy_buffers`: number and bytes.
     pub proxy_buffers: (usize, usize),
     pub underscores_in_headers: bool,
+}
+
+/// `buffered_proxying_*`, our own: how much of upstreams' answers is held for the response phase, in bytes. What
+/// would go beyond is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffering {
+    /// Of one answer.
+    pub max_size: u64,
+    /// Of all that are held at a time.
+    pub total_size: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -190,6 +190,8 @@ pub struct Wishes {
     pub request_client_certificate: bool,
     /// `kong.client.tls.disable_session_reuse`, in the `certificate` phase.
     pub disable_session_reuse: bool,
+    /// `kong.response.clear_header("Date")`: the gateway adds none of its own either.
+    pub omit_date: bool,
     /// The method of the request line, once `kong.service.request.set_method` changed it.
     pub original_method: Option<Method>,
 }

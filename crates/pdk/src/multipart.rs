@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use silverback_protocol::Value;
+use silverback_protocol::{Value, value::readable};
 
 /// The parts by name, each its text; a repeated name becomes a list. Nothing where there is no boundary or no part.
 pub(crate) fn decode(body: &[u8], content_type: &[u8]) -> Value {
@@ -108,7 +108,7 @@ fn disposition_name(line: &[u8]) -> Option<String> {
                 Some(quoted) => quoted.split(|&byte| byte == b'"').next(),
                 None => rest.split(|&byte| byte == b';').next().map(<[u8]>::trim_ascii),
             }?;
-            return Some(String::from_utf8_lossy(name).into_owned());
+            return Some(readable(name).into_owned());
         }
         from = at + 1;
     }

@@ -1,7 +1,7 @@
 //! Query strings and form bodies, read and written as ngx_lua does (`ngx.decode_args`, `ngx.encode_args`).
 
 use bytes::Bytes;
-use silverback_protocol::Value;
+use silverback_protocol::{Value, value::readable};
 
 use crate::{lua, uri::hex_byte};
 
@@ -24,7 +24,7 @@ pub(crate) fn decode(text: &[u8], max: usize) -> Value {
             break;
         }
         count += 1;
-        insert(&mut args, String::from_utf8_lossy(&name).into_owned(), value);
+        insert(&mut args, readable(&name).into_owned(), value);
     }
     Value::Map(args)
 }

@@ -1,5 +1,7 @@
 //! The values that plugins and the PDK exchange: what Lua, MessagePack and `google.protobuf.Value` have in common.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 /// A dynamic value.
@@ -10,13 +12,27 @@ pub enum Value {
     Bool(bool),
     Int(i64),
     Float(f64),
-    /// Text; not necessarily UTF-8 (a header's value, say). Goes out lossily where the encoding wants UTF-8.
+    /// Text; not necessarily UTF-8 (a header's value, say). Goes out [`readable`] where the encoding wants UTF-8.
     Text(Bytes),
     /// Bytes that must arrive as they are: a body.
     Binary(Bytes),
     List(Vec<Self>),
     /// In insertion order; keys of other types come in as text.
     Map(Vec<(String, Self)>),
+}
+
+/// Bytes as text: what is not UTF-8 is read as ISO 8859-1, byte for byte, as header values were once written. Python's
+/// unpacker would fail on the bytes themselves.
+pub fn readable(bytes: &[u8]) -> Cow<'_, str> {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return Cow::Borrowed(text);
+    }
+    let mut text = String::with_capacity(bytes.len() + 8);
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|&byte| char::from(byte)));
+    }
+    Cow::Owned(text)
 }
 
 impl Value {
@@ -84,5 +100,22 @@ impl From<String> for Value {
 impl<T: Into<Self>> From<Option<T>> for Value {
     fn from(v: Option<T>) -> Self {
         v.map_or(Self::Nil, Into::into)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::readable;
+
+    #[test]
+    fn bytes_that_are_no_text_can_be_read() {
+        for (bytes, expect) in [
+            (&b"plain"[..], "plain"),
+            ("\u{4f60}".as_bytes(), "\u{4f60}"),
+            (b"Jos\xe9", "Jos\u{e9}"),
+            (b"\xff\xfe \xe4\xbd\xa0\xe4", "\u{ff}\u{fe} \u{4f60}\u{e4}"),
+        ] {
+            assert_eq!(readable(bytes), expect);
+        }
     }
 }

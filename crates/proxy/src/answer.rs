@@ -18,6 +18,7 @@ use crate::{
     body::{ClientBody, Pace, UpstreamResponseBody},
     flight::{Finish, Flight},
     forwarded::X_KONG_REQUEST_ID,
+    header_case,
     request::list,
     upstream::{hash_input::HashCookie, send::Upstreamed},
 };
@@ -114,6 +115,10 @@ pub(crate) fn from_upstream(mut flight: Box<Flight>, upstreamed: Upstreamed) -> 
         answer.extensions_mut().insert(reason.clone());
     }
     spell(&mut answer, head.extensions);
+    if has_no_body(head.status.as_u16()) {
+        let length = answer.headers_mut().remove(header::CONTENT_LENGTH);
+        add_bodiless_length(&flight, answer.headers_mut(), length);
+    }
     let body = UpstreamResponseBody::new(incoming, lease, read_timeout);
     let buffers = flight.exchange.matched.as_ref().is_none_or(|matched| matched.route.response_buffering);
     let pace = flight.connection.wire.as_ref().filter(|_| !buffers).map(|wire| Pace::new(Rc::clone(wire)));
@@ -161,17 +166,27 @@ pub(crate) fn switching(mut flight: Box<Flight>, upstreamed: Upstreamed, client:
 
 /// The gateway's own answer: an exit, an error page, or a buffered answer after its response phase.
 pub(crate) fn from_gateway(mut flight: Box<Flight>) -> Response<ClientBody> {
-    let buffered = flight.exchange.exit.is_none();
+    let exit = flight.exchange.exit.as_ref().map(|exit| (exit.status, exit.body == ExitBody::None));
+    let buffered = exit.is_none();
     let (status, mut body) = gateway_content(&mut flight);
     let mut head = finish_head(&mut flight, status);
     let headers = head.headers_mut();
-    headers.entry(header::DATE).or_insert_with(date);
+    if !flight.exchange.wishes.omit_date {
+        headers.entry(header::DATE).or_insert_with(date);
+    }
     let declared = content_length(headers);
     let is_head = flight.exchange.request.method == Method::HEAD;
-    let bodiless = matches!(status, 204 | 304) || status < 200;
+    let bodiless = has_no_body(status) || status < 200;
     let chunked = buffered && declared.is_none() && !is_head;
     if bodiless {
-        headers.remove(header::CONTENT_LENGTH);
+        let length = headers.remove(header::CONTENT_LENGTH);
+        // nginx's page for 204, unlike the one for 304, has not even a length.
+        let length = match exit {
+            None => length,
+            Some((204, true)) => None,
+            Some(_) => length.or_else(|| Some(HeaderValue::from(body.len()))),
+        };
+        add_bodiless_length(&flight, headers, length);
     } else if !(chunked || (buffered && is_head)) {
         // A plugin that declares less than there is gets no more than that sent.
         if let Some(declared) = declared.and_then(|length| usize::try_from(length).ok()).filter(|_| !is_head) {
@@ -189,6 +204,19 @@ pub(crate) fn from_gateway(mut flight: Box<Flight>) -> Response<ClientBody> {
             ClientBody::whole(body, finish)
         }
     })
+}
+
+/// Whether answers of this status end with their head.
+const fn has_no_body(status: u16) -> bool {
+    matches!(status, 204 | 304)
+}
+
+/// The length that nginx writes beside 204 and 304 where there is one, over HTTP/1; hyper would leave it out.
+fn add_bodiless_length(flight: &Flight, headers: &mut HeaderMap, length: Option<HeaderValue>) {
+    if let (Some(corrected), Some(length)) = (&flight.connection.corrected, length) {
+        headers.insert(header_case::stand_in(&header::CONTENT_LENGTH), length);
+        corrected.announce();
+    }
 }
 
 /// What the headers say of the body's length.
@@ -225,7 +253,13 @@ fn gateway_content(flight: &mut Flight) -> (u16, Bytes) {
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html"));
                 (status, Bytes::from(page))
             }
-            None => (status, Bytes::new()),
+            None => {
+                if status == 304 {
+                    // nginx's page for it: nothing, of no type.
+                    flight.exchange.response.headers.remove(header::CONTENT_TYPE);
+                }
+                (status, Bytes::new())
+            }
         },
     }
 }
@@ -353,8 +387,20 @@ fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
     if closes && !flight.connection.http2 {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    split_connection(flight, answer.headers_mut());
     flight.exchange.phase = if proxied { Phase::Response } else { flight.exchange.phase };
     answer
+}
+
+/// Several values of Connection stand in a line each, as nginx writes them; hyper would join them.
+fn split_connection(flight: &Flight, headers: &mut HeaderMap) {
+    let Some(corrected) = &flight.connection.corrected else { return };
+    let mut values = headers.get_all(header::CONNECTION).iter().cloned();
+    let (Some(first), Some(second)) = (values.next(), values.next()) else { return };
+    let stand_in = header_case::stand_in(&header::CONNECTION);
+    headers.insert(header::CONNECTION, first);
+    headers.insert(stand_in, second);
+    corrected.announce();
 }
 
 /// The media types whose text is said to be UTF-8 where nobody says otherwise: Kong's `nginx_http_charset` with nginx's

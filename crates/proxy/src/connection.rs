@@ -25,6 +25,7 @@ use tokio::{
 
 use crate::{
     flight,
+    header_case::{Announced, HeaderCase},
     prefixed::Prefixed,
     proxy_protocol,
     sanitiser::{self, Sanitised},
@@ -78,6 +79,8 @@ pub(crate) struct Connection {
     pub(crate) misses_tls: bool,
     /// Tells the sanitiser, where there is one.
     pub(crate) wire: Option<Rc<dyn Wire>>,
+    /// Told of answers whose heads hyper would not write as they are; HTTP/1 only.
+    pub(crate) corrected: Option<Announced>,
 }
 
 impl Connection {
@@ -92,6 +95,7 @@ impl Connection {
             http2,
             misses_tls: false,
             wire: None,
+            corrected: None,
         }
     }
 
@@ -284,6 +288,7 @@ where
         read,
     );
     connection.wire = Some(Rc::new(wire.clone()));
+    connection.corrected = Some(Announced::default());
     let connection = Rc::new(connection);
     while rest(worker, &wire, &connection).await && Box::pin(serve_requests(worker, &wire, &connection, &http)).await {}
     if wire.is_switched() {
@@ -338,16 +343,23 @@ where
         })
     };
     let (buffers, size) = http.header_buffers;
+    let corrected = connection.corrected.clone().unwrap_or_default();
     let mut serving = hyper::server::conn::http1::Builder::new()
         .preserve_header_case(true)
         .title_case_headers(true)
         .auto_date_header(false)
-        .max_headers(MAX_HEADERS)
-        // Also what is read ahead of a slow client: nginx's proxy_buffers.
+        // And one of the sanitiser's.
+        .max_headers(MAX_HEADERS + 1)
+        // With room for what the sanitiser writes longer than it came: a target that is percent-encoded, and the raw
+        // one beside it. Also what is read ahead of a slow client: nginx's proxy_buffers.
         .max_buf_size(
-            buffers.saturating_mul(size).max(http.proxy_buffers.0.saturating_mul(http.proxy_buffers.1)).max(8192),
+            buffers
+                .saturating_add(4)
+                .saturating_mul(size)
+                .max(http.proxy_buffers.0.saturating_mul(http.proxy_buffers.1))
+                .max(8192),
         )
-        .serve_connection(TokioIo::new(wire.clone()), service)
+        .serve_connection(TokioIo::new(HeaderCase::answers(wire.clone(), corrected)), service)
         .with_upgrades();
     let mut mode = worker.mode.clone();
     let mut check = pin!(tokio::time::sleep(REST_AFTER));

@@ -350,7 +350,7 @@ impl Flight {
             router::Refusal::RedirectToHttps(status) => {
                 let location = format!("https://{}{}", forwarded.host, self.exchange.request.raw_uri);
                 let mut headers = HeaderMap::new();
-                if let Ok(location) = HeaderValue::from_str(&location) {
+                if let Ok(location) = HeaderValue::from_bytes(location.as_bytes()) {
                     headers.insert(header::LOCATION, location);
                 }
                 self.exit(Exit { status, body: ExitBody::None, headers });

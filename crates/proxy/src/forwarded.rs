@@ -10,7 +10,7 @@ use silverback_pdk::{
     exchange::{HttpVersion, RequestBody},
 };
 
-use crate::{SERVER_TOKEN, flight::Flight, generation::RouteEntry, request::list};
+use crate::{SERVER_TOKEN, flight::Flight, generation::RouteEntry, header_case, request::list};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -250,6 +250,29 @@ fn asks_for_trailers(headers: &HeaderMap) -> bool {
         .any(|value| list(value.as_bytes()).any(|item| item.eq_ignore_ascii_case(b"trailers")))
 }
 
+/// A target as hyper takes it. What a URI may not hold goes percent-encoded, but for `#`, which goes as it is, as nginx
+/// sends it: hyper would end the target there.
+fn uri(target: &str) -> Result<http::Uri, http::Error> {
+    if !target.contains('#')
+        && let Ok(uri) = target.parse::<http::Uri>()
+    {
+        return Ok(uri);
+    }
+    let mut encoded = String::with_capacity(target.len() + 16);
+    for c in target.chars() {
+        match c {
+            '#' => encoded.push(header_case::HASH),
+            '<' | '>' | '`' | '"' | '{' | '}' | '|' | '\\' | '^' => encoded.push_str(&format!("%{:02X}", u32::from(c))),
+            c if c.is_ascii() => encoded.push(c),
+            c => encoded.extend(percent_encoding::utf8_percent_encode(
+                c.encode_utf8(&mut [0; 4]),
+                percent_encoding::NON_ALPHANUMERIC,
+            )),
+        }
+    }
+    encoded.parse::<http::Uri>().map_err(http::Error::from)
+}
+
 impl UpstreamHead {
     /// The request for one attempt.
     pub(crate) fn for_attempt<B>(
@@ -260,7 +283,7 @@ impl UpstreamHead {
     ) -> Result<http::Request<B>, http::Error> {
         let mut request = http::Request::new(body);
         *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.target.parse::<http::Uri>().map_err(http::Error::from)?;
+        *request.uri_mut() = uri(&self.target)?;
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = self.headers.clone();
         *request.extensions_mut() = spelling.clone();

@@ -18,7 +18,7 @@ use crate::{
     connection::{Connection, From, Origin},
     generation::Generation,
     real_ip,
-    sanitiser::{Kept, is_host, is_kept},
+    sanitiser::{Kept, RAW_TARGET, is_host, is_kept},
 };
 
 /// nginx's `server_name` in Kong's configuration.
@@ -51,6 +51,8 @@ pub(crate) fn exchange(
 ) -> (Box<Exchange>, Option<Incoming>, http::Extensions) {
     let (parts, body) = request.into_parts();
     let mut headers = parts.headers;
+    // The sanitiser's own, over HTTP/1 only; a client's is dropped there and below.
+    let raw_target = headers.remove(RAW_TARGET).filter(|_| !connection.http2);
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
     if let Some(authority) = authority
         && let Ok(value) = HeaderValue::from_str(authority.rsplit_once('@').map_or(authority, |(_, host)| host))
@@ -70,7 +72,10 @@ pub(crate) fn exchange(
     };
     let raw_uri = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     // hyper gives an empty path where the target was only an authority.
-    let raw_uri = if raw_uri.is_empty() { "/".to_owned() } else { raw_uri.to_owned() };
+    let raw_uri = if raw_uri.is_empty() { "/" } else { raw_uri };
+    // Bytes that are no text stay percent-encoded.
+    let raw_uri =
+        raw_target.as_ref().and_then(|raw| std::str::from_utf8(raw.as_bytes()).ok()).unwrap_or(raw_uri).to_owned();
     let version = match parts.version {
         Version::HTTP_10 | Version::HTTP_09 => HttpVersion::Http10,
         Version::HTTP_2 => HttpVersion::Http2,
@@ -85,7 +90,7 @@ pub(crate) fn exchange(
         method: parts.method,
         version,
         path: decoded_path(&raw_uri),
-        query: raw_uri.split_once('?').map(|(_, query)| query.to_owned()),
+        query: query(&raw_uri),
         raw_uri,
         host,
         headers,
@@ -116,7 +121,7 @@ pub(crate) fn refused_exchange(connection: &Connection, generation: &Generation,
         method,
         version: HttpVersion::Http11,
         path: decoded_path(&raw_uri),
-        query: raw_uri.split_once('?').map(|(_, query)| query.to_owned()),
+        query: query(&raw_uri),
         raw_uri,
         host,
         headers,
@@ -250,9 +255,20 @@ fn host_name(host: &str) -> String {
     name.trim_end_matches('.').to_ascii_lowercase()
 }
 
+/// The path of a target as nginx reads it: to the query or the fragment.
+fn path(raw_uri: &str) -> &str {
+    raw_uri.split(['?', '#']).next().unwrap_or_default()
+}
+
+/// `$args`: to the fragment, in which there are none.
+fn query(raw_uri: &str) -> Option<String> {
+    let (_, query) = raw_uri.split('#').next()?.split_once('?')?;
+    Some(query.to_owned())
+}
+
 /// `$uri`: percent-decoded, dots and doubled slashes resolved. Bytes that are no UTF-8 are shown as such.
 fn decoded_path(raw_uri: &str) -> String {
-    let raw = raw_uri.split('?').next().unwrap_or_default();
+    let raw = path(raw_uri);
     let normalised = silverback_router::normalize_path(raw.as_bytes());
     if memchr::memchr(b'%', &normalised).is_none() {
         return String::from_utf8_lossy(&normalised).into_owned();
@@ -271,7 +287,7 @@ pub(crate) fn refusal(exchange: &Exchange, settings: &Settings) -> Option<u16> {
     if request.host.is_empty() || hosts.iter().count() > 1 || !hosts.iter().all(|host| is_host(host.as_bytes())) {
         return Some(400);
     }
-    if !is_path(request.raw_uri.split('?').next().unwrap_or_default()) {
+    if !is_path(path(&request.raw_uri)) {
         return Some(400);
     }
     let max = settings.http.max_body_size;
@@ -312,7 +328,7 @@ fn is_path(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{decoded_path, host_name, is_path};
+    use super::{decoded_path, host_name, is_path, query};
 
     #[test]
     fn paths_that_make_no_sense_are_told_apart() {
@@ -340,5 +356,13 @@ mod tests {
     #[test]
     fn the_path_is_decoded() {
         assert_eq!(decoded_path("/a%20b?x=%20"), "/a b");
+        assert_eq!(decoded_path("/a#b"), "/a");
+    }
+
+    #[test]
+    fn a_fragment_is_no_part_of_the_query() {
+        for (raw_uri, expect) in [("/a?b=1#c", Some("b=1")), ("/a#c?b=1", None), ("/a?", Some("")), ("/a", None)] {
+            assert_eq!(query(raw_uri).as_deref(), expect, "{raw_uri}");
+        }
     }
 }

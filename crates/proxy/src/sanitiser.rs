@@ -26,7 +26,7 @@ use tokio::{
 };
 
 pub use head::Refusal;
-pub(crate) use head::{Kept, is_host, is_kept};
+pub(crate) use head::{Kept, RAW_TARGET, is_host, is_kept};
 
 use self::framing::{Body, BodyError};
 

@@ -2,11 +2,12 @@
 
 use std::{path::Path, time::Duration};
 
-use crate::settings::{AccessLog, ErrorPages, Http, LogEscape, LogFormat, LogTarget, Logs};
+use crate::settings::{AccessLog, Buffering, ErrorPages, Http, LogEscape, LogFormat, LogTarget, Logs};
 
 use super::{
     log_format::{self, Formats},
     reader::Reader,
+    units,
 };
 
 pub(super) fn logs(reader: &mut Reader<'_>, prefix: &Path) -> Logs {
@@ -84,6 +85,18 @@ pub(super) fn limits(reader: &mut Reader<'_>) -> Http {
             },
         },
     }
+}
+
+pub(super) fn buffering(reader: &mut Reader<'_>) -> Buffering {
+    let mut size = |name: &str| {
+        let text = reader.text(name).unwrap_or_default();
+        let size = units::parse_size(&text).filter(|size| *size > 0);
+        if size.is_none() {
+            reader.problem(name, format!("{name} is not a size: '{text}' (bytes, or with k, m, g; more than 0)"));
+        }
+        size.unwrap_or(1)
+    };
+    Buffering { max_size: size("buffered_proxying_max_size"), total_size: size("buffered_proxying_total_size") }
 }
 
 pub(super) fn error_pages(reader: &mut Reader<'_>) -> ErrorPages {

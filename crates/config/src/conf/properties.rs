@@ -109,6 +109,8 @@ pub const PROPERTIES: &[Property] = &[
     property("admin_ssl_cert_key", List, "", Ignored { important: true, why: "see admin_ssl_cert" }),
     property("allow_debug_header", Boolean, "off", Ignored { important: true, why: "Kong-Debug is not supported yet" }),
     property("anonymous_reports", Boolean, "on", Ignored { important: false, why: "no reports are sent" }),
+    property("buffered_proxying_max_size", Text, "128m", Used),
+    property("buffered_proxying_total_size", Text, "1g", Used),
     property("client_body_buffer_size", Text, "8k", Ignored { important: false, why: "tunes nginx or OpenResty" }),
     property("client_max_body_size", Text, "", Ignored { important: false, why: "tunes nginx or OpenResty" }),
     property(

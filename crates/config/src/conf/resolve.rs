@@ -139,6 +139,7 @@ fn assemble(reader: &mut Reader<'_>, ignored: Vec<IgnoredProperty>, written: &Ra
         dns: dns::read(reader),
         logs: http::logs(reader, &prefix),
         http: http::limits(reader),
+        buffering: http::buffering(reader),
         errors: http::error_pages(reader),
         lua: LuaLimits {
             max_req_headers: lua_limit(reader, "lua_max_req_headers"),

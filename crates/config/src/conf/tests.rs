@@ -94,6 +94,7 @@ fn every_problem_has_its_place() {
         ("error_template_html = /nope", &[], "/k:1: error_template_html: could not read /nope"),
         ("declarative_config = /nope.yml", &[], "/k:1: declarative_config: no file at /nope.yml"),
         ("nginx_http_client_max_body_size = big", &[], "/k:1: nginx_http_client_max_body_size is not a size: 'big'"),
+        ("buffered_proxying_max_size = 0", &[], "/k:1: buffered_proxying_max_size is not a size: '0'"),
         ("nginx_proxy_send_timeout = x", &[], "/k:1: nginx_proxy_send_timeout is not a time: 'x'"),
         ("nginx_conf_include = /x", &[], "/k:1: nginx_conf_include: nginx configuration files are not supported"),
         ("nginx_include = /x", &[], "/k:1: nginx_include: nginx configuration files are not supported"),

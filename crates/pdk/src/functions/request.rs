@@ -1,6 +1,7 @@
 //! `kong.request`: the request as it came in, with what plugins changed since.
 
 use bytes::Bytes;
+use silverback_model::Phase;
 use silverback_protocol::{Return, Value};
 
 use super::{argument, raising, string};
@@ -372,8 +373,16 @@ fn header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
     }))
 }
 
+/// The `max_headers` that a plugin gave. In log there are the saved headers, all of them, whatever it asks for.
+///
+/// # Errors
+/// Kong's text for one that is no number from 1 to 1000.
+pub(super) fn max_headers(exchange: &Exchange, args: &[Value]) -> Result<Option<usize>, String> {
+    if exchange.phase == Phase::Log { Ok(None) } else { body::limit(argument(args, 0), "max_headers") }
+}
+
 fn all_headers(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
-    raising(body::limit(argument(args, 0), "max_headers").map(|max| {
+    raising(max_headers(exchange, args).map(|max| {
         let max = max.unwrap_or(exchange.node.limits.req_headers);
         Outcome::value(headers::multimap(&exchange.request.headers, max))
     }))

@@ -4,9 +4,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use silverback_protocol::Value;
 
-use super::{argument, raising, string};
+use super::{argument, raising, request::max_headers, string};
 use crate::{
-    Caller, Exchange, Outcome, body, error_page,
+    Caller, Exchange, Outcome, error_page,
     error_page::PageFormat,
     exchange::{Exit, ExitBody, HttpVersion, LogLevel, Source, Subsystem},
     function::{Function, KongPhases, PhaseRule},
@@ -176,7 +176,7 @@ fn header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
 }
 
 fn all_headers(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
-    raising(body::limit(argument(args, 0), "max_headers").map(|max| {
+    raising(max_headers(exchange, args).map(|max| {
         let max = max.unwrap_or(exchange.node.limits.resp_headers);
         Outcome::value(headers::multimap(&exchange.response.headers, max))
     }))
@@ -276,6 +276,7 @@ fn clear_header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome 
         not_sent(exchange)?;
         let name = string(args, 0, "header name must be a string")?;
         if let Some(name) = answer_name(name) {
+            exchange.wishes.omit_date |= name == header::DATE;
             exchange.response.headers.remove(name);
         }
         Ok(Outcome::nothing())

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Error, MAX_DEPTH};
-use crate::{Value, lua};
+use crate::{Value, lua, value::readable};
 
 /// Strings shorter than this are copied, so that a value that lives long does not keep the whole message alive.
 const SHARED_FROM: usize = 1024;
@@ -91,7 +91,7 @@ impl Decoder<'_> {
         let mut fields = Vec::with_capacity(length.min(self.remaining() / 2));
         for _ in 0..length {
             let key = match self.value(depth)? {
-                Value::Text(bytes) | Value::Binary(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+                Value::Text(bytes) | Value::Binary(bytes) => Some(readable(&bytes).into_owned()),
                 Value::Int(int) => Some(int.to_string()),
                 Value::Float(float) => Some(lua::number_text(float)),
                 Value::Bool(truth) => Some(truth.to_string()),

@@ -2,11 +2,11 @@
 
 use bytes::{BufMut, BytesMut};
 
-use crate::{Value, lua};
+use crate::{Value, lua, value::readable};
 
 /// Appends a value.
 ///
-/// Text that is not UTF-8 goes out lossily (Python's unpacker refuses it), [`Value::Binary`] as it is. An empty map
+/// Text that is not UTF-8 goes out readable (Python's unpacker refuses it), [`Value::Binary`] as it is. An empty map
 /// goes out as an empty list: in Lua they are the same (PDK-FACTS 4). A float without fraction goes out as an integer.
 pub fn put_value(value: &Value, out: &mut BytesMut) {
     match value {
@@ -21,7 +21,7 @@ pub fn put_value(value: &Value, out: &mut BytesMut) {
                 out.put_f64(*float);
             }
         },
-        Value::Text(bytes) => put_text(&String::from_utf8_lossy(bytes), out),
+        Value::Text(bytes) => put_text(&readable(bytes), out),
         Value::Binary(bytes) => put_binary(bytes, out),
         Value::List(items) => {
             put_list_header(items.len(), out);

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use prost_types::{ListValue, Struct, value::Kind};
 
 use super::{put_empty_frame, put_frame, schema};
-use crate::{Return, Value, lua, method::Message};
+use crate::{Return, Value, lua, method::Message, value::readable};
 
 pub(super) fn put(output: Message, result: &Return, out: &mut BytesMut) {
     let value = &result.value;
@@ -69,7 +69,7 @@ fn wrap_struct(value: &Value) -> Struct {
 /// A query argument without a value is `true` and goes out as text, as numbers do.
 fn text(value: &Value) -> String {
     match value {
-        Value::Text(bytes) | Value::Binary(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::Text(bytes) | Value::Binary(bytes) => readable(bytes).into_owned(),
         Value::Bool(truth) => truth.to_string(),
         Value::Int(int) => int.to_string(),
         Value::Float(float) => lua::number_text(*float),

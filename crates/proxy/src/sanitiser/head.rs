@@ -160,18 +160,24 @@ pub(super) fn check(head: &[u8], limits: &Limits) -> Result<Checked, Refusal> {
     if request.refused_method {
         return Err(Refusal::MethodNotAllowed);
     }
-    let rewritten = (request.encoded_line.is_some() || !dropped.is_empty()).then(|| {
-        let line = request.encoded_line.as_deref().unwrap_or(request_line);
-        let mut rewritten = Vec::with_capacity(head.len() + line.len());
-        rewritten.extend_from_slice(line);
-        let mut at = request_line.len();
-        for (start, length) in dropped {
-            rewritten.extend_from_slice(&head[at..start]);
-            at = start + length;
-        }
-        rewritten.extend_from_slice(&head[at..]);
-        rewritten
-    });
+    let rewritten =
+        (request.encoded_line.is_some() || request.raw_target.is_some() || !dropped.is_empty()).then(|| {
+            let line = request.encoded_line.as_deref().unwrap_or(request_line);
+            let mut rewritten = Vec::with_capacity(head.len() + line.len());
+            rewritten.extend_from_slice(line);
+            if let Some(target) = &request.raw_target {
+                for part in [b"\r\n", RAW_TARGET.as_bytes(), b": ", target] {
+                    rewritten.extend_from_slice(part);
+                }
+            }
+            let mut at = request_line.len();
+            for (start, length) in dropped {
+                rewritten.extend_from_slice(&head[at..start]);
+                at = start + length;
+            }
+            rewritten.extend_from_slice(&head[at..]);
+            rewritten
+        });
     let framing = if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) };
     Ok(Checked { framing, rewritten })
 }
@@ -201,7 +207,13 @@ struct RequestLine {
     refused_method: bool,
     /// The line with its target percent-encoded, where hyper would not take it as it is.
     encoded_line: Option<Vec<u8>>,
+    /// Path and query as they came, where hyper will tell of others: it knows no fragment.
+    raw_target: Option<Vec<u8>>,
 }
+
+/// The header in which the head carries path and query as they came, where hyper would lose them. No client can send
+/// a header of this name: it is one of those that nginx ignores.
+pub(crate) const RAW_TARGET: &str = "!raw-target";
 
 fn check_request_line(line: &[u8]) -> Result<RequestLine, Refusal> {
     let mut parts = line.split(|byte| *byte == b' ');
@@ -229,14 +241,29 @@ fn check_request_line(line: &[u8]) -> Result<RequestLine, Refusal> {
         return Err(Refusal::BadRequestLine);
     }
     if refused_method || http::Uri::try_from(target).is_ok() {
-        return Ok(RequestLine { version: minor, refused_method, encoded_line: None });
+        let raw_target = target.contains(&b'#').then(|| path_and_query(target).to_vec());
+        return Ok(RequestLine { version: minor, refused_method, encoded_line: None, raw_target });
     }
     let encoded = encode(target);
     if http::Uri::try_from(encoded.as_slice()).is_err() {
         return Err(Refusal::BadRequestLine);
     }
     let encoded_line = Some([method, b" ", &encoded, b" ", version].concat());
-    Ok(RequestLine { version: minor, refused_method, encoded_line })
+    let raw_target = Some(path_and_query(target).to_vec());
+    Ok(RequestLine { version: minor, refused_method, encoded_line, raw_target })
+}
+
+/// A target without scheme and host: nginx's `$request_uri`.
+fn path_and_query(target: &[u8]) -> &[u8] {
+    if target.first() == Some(&b'/') {
+        return target;
+    }
+    let authority = memchr::memmem::find(target, b"://").map_or(0, |at| at + 3);
+    let end = target[authority..].iter().position(|byte| matches!(byte, b'/' | b'?' | b'#'));
+    match end.map(|at| &target[authority + at..]) {
+        Some(rest) if rest.first() == Some(&b'/') => rest,
+        _ => b"/",
+    }
 }
 
 /// Percent-encodes what a URI may not hold (RFC 3986, 2), and browsers and scripts send all the same.

@@ -122,7 +122,22 @@ fn headers_with_odd_names_are_left_out() {
     let request = b"GET / HTTP/1.1\r\nHost: a\r\nx_y: 1\r\n\r\n";
     assert_eq!(rewritten(request, &strict), "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let request = b"GET /<a>?q=\xc3\xa9 HTTP/1.1\r\nHost: a\r\nX(): 1\r\nB: 1\r\n\r\n";
-    assert_eq!(rewritten(request, &LIMITS), "GET /%3Ca%3E?q=%C3%A9 HTTP/1.1\r\nHost: a\r\nB: 1\r\n\r\n");
+    assert_eq!(
+        rewritten(request, &LIMITS),
+        "GET /%3Ca%3E?q=%C3%A9 HTTP/1.1\r\n!raw-target: /<a>?q=\u{e9}\r\nHost: a\r\nB: 1\r\n\r\n"
+    );
+}
+
+#[test]
+fn a_fragment_goes_on_beside_the_target() {
+    for (target, raw) in [("/a#b?c", "/a#b?c"), ("http://a/b#c", "/b#c"), ("http://a#c", "/")] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\n!raw-target: /forged\r\n\r\n");
+        let rewritten = head::check(request.as_bytes(), &LIMITS).unwrap().rewritten.unwrap();
+        assert_eq!(
+            String::from_utf8(rewritten).unwrap(),
+            format!("GET {target} HTTP/1.1\r\n!raw-target: {raw}\r\nHost: a\r\n\r\n")
+        );
+    }
 }
 
 fn chunked(bytes: &[u8]) -> Result<(usize, bool), framing::BodyError> {

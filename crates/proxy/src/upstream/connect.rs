@@ -157,7 +157,7 @@ async fn handshake<S>(socket: S, max_head: usize) -> Result<Connection, ConnectE
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let (socket, next_is_head) = HeaderCase::new(socket);
+    let (socket, next_is_head) = HeaderCase::requests(socket);
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .preserve_header_case(true)
         .title_case_headers(true)

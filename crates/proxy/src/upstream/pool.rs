@@ -6,7 +6,7 @@ use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, time::Du
 use hyper::client::conn::http1::SendRequest;
 use tokio::{task::AbortHandle, time::Instant};
 
-use crate::{body::UpstreamRequestBody, header_case::NextIsHead};
+use crate::{body::UpstreamRequestBody, header_case::Announced};
 
 /// What connections may be shared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -24,7 +24,7 @@ pub(crate) struct TlsKey {
 /// A connection to an upstream that carries one request at a time.
 pub(crate) struct Connection {
     pub(crate) sender: SendRequest<UpstreamRequestBody>,
-    pub(crate) next_is_head: NextIsHead,
+    pub(crate) next_is_head: Announced,
     /// Requests it has carried.
     pub(crate) served: u64,
     /// hyper's side of it, ended with this one: an upstream that stops reading must not keep what it was sent.
