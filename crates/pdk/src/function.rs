@@ -3,9 +3,13 @@
 use std::{collections::HashMap, sync::LazyLock};
 
 use silverback_model::Phase;
-use silverback_protocol::{Call, Value};
+use silverback_protocol::{Call, Return, Value};
 
-use crate::{Caller, Exchange, Outcome, exchange::Subsystem, functions, lua};
+use crate::{
+    Caller, Exchange, Outcome,
+    exchange::{LogLevel, Subsystem},
+    functions, lua,
+};
 
 /// One function of the PDK.
 pub(crate) struct Function {
@@ -140,7 +144,14 @@ pub fn call(exchange: &mut Exchange, caller: &Caller, call: &Call) -> Outcome {
         Some(function) => Some(*function),
         None => TABLE.get(canonical(&call.method).as_str()).copied(),
     };
-    let Some(function) = function else { return unknown(&call.method) };
+    let Some(function) = function else {
+        let outcome = unknown(&call.method);
+        if outcome == Outcome::Unknown {
+            let message = format!("could not find pdk method: {}", call.method);
+            exchange.node.surroundings.log(LogLevel::Err, &caller.plugin_name, &message, exchange);
+        }
+        return outcome;
+    };
     match exchange.subsystem {
         Subsystem::Http if function.name == "kong.service.request.disable_tls" => return Outcome::Unknown,
         Subsystem::Stream if function.name.starts_with("kong.client.tls.") => return Outcome::Unknown,
@@ -153,7 +164,13 @@ pub fn call(exchange: &mut Exchange, caller: &Caller, call: &Call) -> Outcome {
         return Outcome::Raise(error);
     }
     let args = call.args.get(..lua::argument_count(&call.args)).unwrap_or_default();
-    (function.run)(exchange, caller, args)
+    let outcome = (function.run)(exchange, caller, args);
+    if let Outcome::Done(Return { value: Value::Nil, error: Some(error) }) = &outcome {
+        // Most plugins see a nil only.
+        let message = format!("{}: {error}", function.name);
+        exchange.node.surroundings.log(LogLevel::Notice, &caller.plugin_name, &message, exchange);
+    }
+    outcome
 }
 
 /// Whether a function reads what only an HTTP request has.

@@ -205,9 +205,7 @@ impl Connections {
             let clock = Clock::new(deadline, limit);
             let done = match server.protocol {
                 WireProtocol::ProtoBuf => protobuf::run(&mut connection, clock, started.id, phase, pdk).await,
-                WireProtocol::MsgPack => {
-                    msgpack::run(&mut connection, clock, &server.name, started.id, phase, pdk).await
-                }
+                WireProtocol::MsgPack => msgpack::run(&mut connection, clock, started.id, phase, pdk).await,
             };
             let stop = match done {
                 Ok(Done::Reusable(end)) => {

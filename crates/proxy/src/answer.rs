@@ -4,7 +4,6 @@ use std::{rc::Rc, time::SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
-use http_body_util::{BodyExt, Limited};
 use hyper::{ext::ReasonPhrase, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use silverback_model::Phase;
@@ -28,25 +27,6 @@ const X_KONG_UPSTREAM_LATENCY: HeaderName = HeaderName::from_static("x-kong-upst
 const X_KONG_RESPONSE_LATENCY: HeaderName = HeaderName::from_static("x-kong-response-latency");
 const X_KONG_UPSTREAM_STATUS: HeaderName = HeaderName::from_static("x-kong-upstream-status");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-
-/// Bytes of an answer that is held whole for the response phase.
-const MAX_BUFFERED: usize = 128 * 1024 * 1024;
-
-/// An upstream's answer cannot be held whole.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BufferError {
-    #[error("the upstream's answer cannot be buffered: {0}")]
-    Read(Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// Reads an upstream's answer whole.
-pub(crate) async fn read_whole(upstreamed: Upstreamed) -> Result<(http::response::Parts, Bytes), BufferError> {
-    let Upstreamed { response, lease, read_timeout } = upstreamed;
-    let (head, incoming) = response.into_parts();
-    let body = UpstreamResponseBody::new(incoming, lease, read_timeout);
-    let whole = Limited::new(body, MAX_BUFFERED).collect().await.map_err(BufferError::Read)?;
-    Ok((head, whole.to_bytes()))
-}
 
 /// Takes over an upstream's head: the headers that plugins set before stand beside its own, but for those of which
 /// there can be one only.
@@ -177,7 +157,10 @@ pub(crate) fn from_gateway(mut flight: Box<Flight>) -> Response<ClientBody> {
     let declared = content_length(headers);
     let is_head = flight.exchange.request.method == Method::HEAD;
     let bodiless = has_no_body(status) || status < 200;
-    let chunked = buffered && declared.is_none() && !is_head;
+    let chunked = buffered && (declared.is_none() || flight.trailers.is_some()) && !is_head;
+    if chunked {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     if bodiless {
         let length = headers.remove(header::CONTENT_LENGTH);
         // nginx's page for 204, unlike the one for 304, has not even a length.
@@ -194,12 +177,13 @@ pub(crate) fn from_gateway(mut flight: Box<Flight>) -> Response<ClientBody> {
         }
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     }
+    let trailers = flight.trailers.take().filter(|_| buffered);
     let finish = Finish::new(flight);
     head.map(|()| {
         if bodiless || is_head {
             ClientBody::empty(finish)
         } else if chunked {
-            ClientBody::chunked(body, finish)
+            ClientBody::chunked(body, trailers, finish)
         } else {
             ClientBody::whole(body, finish)
         }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use silverback_config::settings::Http;
@@ -53,8 +54,8 @@ impl Pace {
 enum ClientBodyKind {
     Empty,
     Whole(Option<Bytes>),
-    /// Whole, but its length is not told beforehand.
-    Chunked(Option<Bytes>),
+    /// Whole, but its length is not told beforehand; with trailers, maybe.
+    Chunked(Option<Bytes>, Option<HeaderMap>),
     /// And how many bytes of it may still go on, where a plugin said so.
     Upstream(UpstreamResponseBody, Option<u64>),
 }
@@ -73,8 +74,9 @@ impl ClientBody {
         Self { kind: ClientBodyKind::Empty, finish: None, pace: None }
     }
 
-    pub(crate) fn chunked(bytes: Bytes, finish: Finish) -> Self {
-        Self { kind: ClientBodyKind::Chunked((!bytes.is_empty()).then_some(bytes)), finish: Some(finish), pace: None }
+    pub(crate) fn chunked(bytes: Bytes, trailers: Option<HeaderMap>, finish: Finish) -> Self {
+        let kind = ClientBodyKind::Chunked((!bytes.is_empty()).then_some(bytes), trailers);
+        Self { kind, finish: Some(finish), pace: None }
     }
 
     /// `allowed`: a length that a plugin declared; nothing is sent beyond it.
@@ -109,8 +111,10 @@ impl Body for ClientBody {
         }
         let polled = match &mut this.kind {
             ClientBodyKind::Empty => Poll::Ready(None),
-            ClientBodyKind::Whole(bytes) | ClientBodyKind::Chunked(bytes) => {
-                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            ClientBodyKind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            ClientBodyKind::Chunked(bytes, trailers) => {
+                let data = bytes.take().map(Frame::data);
+                Poll::Ready(data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
             }
             ClientBodyKind::Upstream(_, Some(0)) => Poll::Ready(None),
             ClientBodyKind::Upstream(body, allowed) => Pin::new(body).poll_frame(cx).map_ok(|frame| match allowed {
@@ -156,7 +160,7 @@ impl Body for ClientBody {
             ClientBodyKind::Empty => true,
             ClientBodyKind::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             // hyper would say that the length is 0.
-            ClientBodyKind::Chunked(_) => false,
+            ClientBodyKind::Chunked(..) => false,
             ClientBodyKind::Upstream(_, Some(0)) => true,
             ClientBodyKind::Upstream(body, _) => body.is_end_stream(),
         }
@@ -166,7 +170,7 @@ impl Body for ClientBody {
         match &self.kind {
             ClientBodyKind::Empty => SizeHint::with_exact(0),
             ClientBodyKind::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            ClientBodyKind::Chunked(_) => SizeHint::default(),
+            ClientBodyKind::Chunked(..) => SizeHint::default(),
             ClientBodyKind::Upstream(_, Some(left)) => SizeHint::with_exact(*left),
             ClientBodyKind::Upstream(body, None) => body.size_hint(),
         }

@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use crate::{
     answer,
     body::ClientBody,
+    buffered::{self, Held, Whole},
     connection::Connection,
     forwarded::{self, Forwarded},
     generation::{Generation, RouteEntry},
@@ -72,6 +73,10 @@ pub(crate) struct Flight {
     pub(crate) in_use: Option<InUse>,
     /// What the answer sets, so that the client stays with its target.
     pub(crate) hash_cookie: Option<HashCookie>,
+    /// What an answer that is held takes of the room for all, until it has gone.
+    held: Option<Held>,
+    /// The trailers of an answer that is held.
+    pub(crate) trailers: Option<HeaderMap>,
 }
 
 /// What a request came to.
@@ -121,6 +126,8 @@ async fn run(
         encoded: false,
         in_use: None,
         hash_cookie: None,
+        held: None,
+        trailers: None,
     });
     let http = &flight.profile.settings.http;
     let last = flight.connection.requests.get() >= http.keepalive_requests || http.keepalive_timeout.is_zero();
@@ -188,6 +195,12 @@ impl Flight {
             // What follows a switch of protocols is no answer that could be held.
             (Ok(upstreamed), _) if upstreamed.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 if self.upgrade.is_some() {
+                    if buffered {
+                        self.log(
+                            Level::Notice,
+                            format_args!("response buffering was turned off: connection upgrade (websocket)"),
+                        );
+                    }
                     End::Upstream(Box::new(upstreamed))
                 } else {
                     // Nobody asked for it.
@@ -464,13 +477,17 @@ impl Flight {
 
     /// Reads the upstream's answer whole, and lets the response handlers change it.
     async fn buffer(&mut self, upstreamed: Upstreamed) -> End {
-        let (head, body) = match answer::read_whole(upstreamed).await {
-            Ok(whole) => whole,
-            Err(error) => {
-                self.log(Level::Error, format_args!("{error}"));
-                return self.fail(502, None);
-            }
-        };
+        let limits = self.profile.settings.buffering;
+        let Whole { head, body, trailers, held } =
+            match buffered::read(upstreamed, limits, &self.worker.shared.held).await {
+                Ok(whole) => whole,
+                Err(error) => {
+                    self.log(Level::Error, format_args!("{error}"));
+                    return self.fail(error.status(), error.client_message());
+                }
+            };
+        self.held = Some(held);
+        self.trailers = trailers;
         self.exchange.timings.upstream_end = Some(self.now());
         self.exchange.service_response = Some(ServiceResponse {
             status: head.status.as_u16(),
@@ -572,7 +589,7 @@ impl Finish {
     }
 
     fn end(self) {
-        let Flight { worker, connection, profile, mut exchange, collected, spool, proxied, in_use, .. } = *self.0;
+        let Flight { worker, connection, profile, mut exchange, collected, spool, held, proxied, in_use, .. } = *self.0;
         // The log handlers do not keep the target busy.
         drop(in_use);
         connection.ended();
@@ -589,8 +606,8 @@ impl Finish {
             return;
         }
         let exchange = Rc::new(RefCell::new(*exchange));
-        // The body may still be asked for; its file goes with the last logger.
-        let spool = Rc::new(spool);
+        // Bodies may still be asked for; what they take goes with the last logger.
+        let spool = Rc::new((spool, held));
         for configured in loggers {
             // Each on its own: a slow one delays no other.
             let (exchange, spool) = (Rc::clone(&exchange), Rc::clone(&spool));
@@ -627,6 +644,8 @@ pub(crate) fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>, refused: 
         encoded: false,
         in_use: None,
         hash_cookie: None,
+        held: None,
+        trailers: None,
     });
     flight.log(Level::Info, format_args!("{} while reading client request headers", refused.why.reason()));
     flight.fail(refused.why.status(), None);

@@ -6,6 +6,7 @@
 mod access_log;
 mod answer;
 mod body;
+mod buffered;
 mod connection;
 mod error;
 mod flight;

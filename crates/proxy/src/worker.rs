@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) balancers: Balancers,
     pub(crate) counters: Arc<AtomicCounters>,
     pub(crate) connection_serial: AtomicU64,
+    /// Bytes of upstreams' answers that are held for the response phase.
+    pub(crate) held: Arc<AtomicU64>,
 }
 
 impl Shared {
@@ -45,6 +47,7 @@ impl Shared {
             balancers: registries.balancers.clone(),
             counters: Arc::clone(&registries.counters),
             connection_serial: AtomicU64::new(1),
+            held: Arc::default(),
         }
     }
 }

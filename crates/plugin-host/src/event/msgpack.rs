@@ -1,7 +1,6 @@
 //! An event of a MessagePack server: each answer is either the end or the plugin's next PDK call, whose result the
 //! next request carries.
 
-use silverback_log::Level;
 use silverback_model::Phase;
 use silverback_protocol::{
     Value,
@@ -21,7 +20,6 @@ const MAX_NOTIFICATIONS: usize = 1000;
 pub(super) async fn run<P: Pdk>(
     connection: &mut Connection,
     mut clock: Clock<'_>,
-    server: &str,
     instance: i64,
     phase: Phase,
     pdk: &mut P,
@@ -64,10 +62,6 @@ pub(super) async fn run<P: Pdk>(
             }
             Reply::Return(result) => result,
         };
-        if let Some(error) = result.error.as_deref().filter(|_| result.value.is_nil()) {
-            // the plugin sees a nil only, as in Kong
-            silverback_log::write(Level::Notice, format_args!("[{server}] {}: {error}", call.method), None);
-        }
         request = connection.next_sequence();
         Request::Step { event, method: &call.method, result: &result }.put(request, &mut connection.output);
     }
