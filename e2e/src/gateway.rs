@@ -33,6 +33,7 @@ pub struct Gateway {
     more_plugins: String,
     daemon: bool,
     listen_flags: String,
+    proxy_port: Option<u16>,
 }
 
 /// A gateway that runs. It is killed when this value is dropped; its logs are shown if that happens because a test failed.
@@ -66,6 +67,7 @@ impl Gateway {
             more_plugins: String::new(),
             daemon: false,
             listen_flags: String::new(),
+            proxy_port: None,
         }
     }
 
@@ -105,6 +107,12 @@ impl Gateway {
         self
     }
 
+    /// The port of `proxy_listen` without TLS, for tests whose configuration must know it.
+    pub fn proxy_port(mut self, port: u16) -> Self {
+        self.proxy_port = Some(port);
+        self
+    }
+
     /// A directory that lives as long as the gateway.
     pub fn directory(&self) -> &Path {
         self.directory.path()
@@ -112,7 +120,7 @@ impl Gateway {
 
     /// Starts it and waits until it accepts connections and its plugin servers theirs, except for those that are held.
     pub async fn start(self) -> Running {
-        let ports = [free_port(), free_port(), free_port(), free_port(), free_port()];
+        let ports = [self.proxy_port.unwrap_or_else(free_port), free_port(), free_port(), free_port(), free_port()];
         let [proxy, tls, clear_http2, admin, status] = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let conf = self.write_files([proxy, tls, clear_http2, admin, status]);
         let mut running = Running { directory: self.directory, proxy, tls, clear_http2, admin, status, child: None };

@@ -31,7 +31,7 @@ pub use deadline::{DEADLINE, eventually, eventually_async, within};
 pub use dns::Dns;
 pub use gateway::{Gateway, Running};
 pub use http2::{Http2, Http2Response};
-pub use plugin_server::{Chaos, Handshake, Language, PluginServer, Trial};
+pub use plugin_server::{Calls, Chaos, Handshake, Language, PluginServer, Trial};
 pub use ports::free_port;
 pub use process::{Ended, executable, run_silverback};
 pub use streams::{StreamServer, UdpEcho};

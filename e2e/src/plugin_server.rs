@@ -67,6 +67,40 @@ impl Handshake {
     }
 }
 
+/// A plugin that makes the PDK calls that its configuration lists: `calls-go`, `calls-py`, `calls-js`; those whose names
+/// end in `-response` have a response handler too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Calls {
+    Go,
+    GoResponse,
+    Python,
+    PythonResponse,
+    /// Both plugins.
+    JavaScript,
+}
+
+impl Calls {
+    /// All servers.
+    pub const ALL: [Self; 5] = [Self::Go, Self::GoResponse, Self::Python, Self::PythonResponse, Self::JavaScript];
+}
+
+impl From<Calls> for PluginServer {
+    fn from(calls: Calls) -> Self {
+        let in_python = |name: &str, environment: &str| {
+            let mut server = python(name, name, "e2e/plugins/calls-python/calls.py");
+            server.environment.push_str(environment);
+            server
+        };
+        match calls {
+            Calls::Go => go("calls-go", "calls-go"),
+            Calls::GoResponse => go("calls-go-response", "calls-go-response"),
+            Calls::Python => in_python("calls-py", ""),
+            Calls::PythonResponse => in_python("calls-py-response", " CALLS_RESPONSE=1"),
+            Calls::JavaScript => node("calls-js", "calls-js,calls-js-response", "e2e/plugins/calls-node"),
+        }
+    }
+}
+
 impl From<Language> for PluginServer {
     fn from(language: Language) -> Self {
         match language {

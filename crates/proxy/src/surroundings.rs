@@ -15,7 +15,7 @@ use silverback_model::Phase;
 use silverback_pdk::{
     Exchange,
     error_page::Templates,
-    exchange::{HttpVersion, Limits, LogLevel, Node, Statistics, Subsystem, Surroundings},
+    exchange::{HttpVersion, Limits, LogLevel, MemoryStats, Node, Statistics, Subsystem, Surroundings},
 };
 
 use crate::{
@@ -106,6 +106,17 @@ impl Surroundings for World {
             connections_handled: counters.connections_accepted,
             total_requests: counters.requests,
             ..Statistics::default()
+        }
+    }
+
+    fn memory(&self) -> MemoryStats {
+        // There are no shared dictionaries, and one process for all workers.
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = resident.and_then(|size| size.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0);
+        MemoryStats {
+            shared: ["kong", "kong_db_cache"].map(|name| (name.to_owned(), 0, 0)).to_vec(),
+            workers: vec![(std::process::id(), kilobytes * 1024)],
         }
     }
 }

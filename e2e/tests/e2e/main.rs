@@ -17,6 +17,7 @@ mod http1;
 mod http2;
 mod lifecycle;
 mod logs;
+mod pdk;
 mod plugin_failures;
 mod plugins;
 mod policies;

@@ -20,7 +20,7 @@ pub(super) fn put(output: Message, result: &Return, out: &mut BytesMut) {
         Message::Number => put_frame(&schema::Number { v: double(value) }, out),
         Message::String => put_frame(&schema::String { v: text(value) }, out),
         Message::ByteString => put_frame(&schema::ByteString { v: bytes(value) }, out),
-        Message::Struct => put_frame(&wrap_struct(value), out),
+        Message::Struct => put_frame(&wrap_texts(value), out),
         Message::ListValue => {
             let items = if let Value::List(items) = value { items.as_slice() } else { &[] };
             put_frame(&ListValue { values: items.iter().map(wrap).collect() }, out);
@@ -64,6 +64,26 @@ fn wrap_struct(value: &Value) -> Struct {
         _ => BTreeMap::new(),
     };
     Struct { fields }
+}
+
+/// Headers and query arguments: each a text or a list of texts. go-pdk loses what is none, such as the `true` of an
+/// argument without a value.
+fn wrap_texts(value: &Value) -> Struct {
+    let wrap_one = |item: &Value| match item {
+        Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
+            prost_types::Value { kind: Some(Kind::StringValue(text(item))) }
+        }
+        other => wrap(other),
+    };
+    let Value::Map(fields) = value else { return wrap_struct(value) };
+    let wrap_field = |item: &Value| match item {
+        Value::List(items) => {
+            let values = items.iter().map(wrap_one).collect();
+            prost_types::Value { kind: Some(Kind::ListValue(ListValue { values })) }
+        }
+        single => wrap_one(single),
+    };
+    Struct { fields: fields.iter().map(|(name, item)| (name.clone(), wrap_field(item))).collect() }
 }
 
 /// A query argument without a value is `true` and goes out as text, as numbers do.
@@ -227,13 +247,13 @@ fn credential(value: &Value) -> schema::AuthenticatedCredential {
     schema::AuthenticatedCredential { id: credential.text("id"), consumer_id: credential.text("consumer_id") }
 }
 
+/// go-pdk reads the fields of both dictionaries whether they are there or not, and its process ends if they are not.
 fn memory_stats(value: &Value) -> schema::MemoryStats {
     use schema::memory_stats::{LuaSharedDicts, WorkerLuaVm, lua_shared_dicts::DictStats};
     let dicts = value.field("lua_shared_dicts");
     let dict = |name: &str| {
         let stats = Entity(dicts.field(name));
-        (!stats.0.is_nil())
-            .then(|| DictStats { allocated_slabs: stats.long("allocated_slabs"), capacity: stats.long("capacity") })
+        Some(DictStats { allocated_slabs: stats.long("allocated_slabs"), capacity: stats.long("capacity") })
     };
     let worker = |value| {
         let worker = Entity(value);
@@ -244,8 +264,7 @@ fn memory_stats(value: &Value) -> schema::MemoryStats {
         _ => Vec::new(),
     };
     schema::MemoryStats {
-        lua_shared_dicts: (!dicts.is_nil())
-            .then(|| LuaSharedDicts { kong: dict("kong"), kong_db_cache: dict("kong_db_cache") }),
+        lua_shared_dicts: Some(LuaSharedDicts { kong: dict("kong"), kong_db_cache: dict("kong_db_cache") }),
         workers_lua_vms: workers,
     }
 }

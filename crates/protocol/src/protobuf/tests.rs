@@ -189,7 +189,7 @@ fn scalars_are_wrapped() {
     check("kong.request.get_query_arg", true.into(), b"\x0a\x04true");
     check("kong.request.get_query_arg", 80.into(), b"\x0a\x0280");
     check("kong.request.get_query_arg", "".into(), b"");
-    check("kong.request.get_header", Value::Text(Bytes::from_static(b"\xff")), b"\x0a\x03\xef\xbf\xbd");
+    check("kong.request.get_header", Value::Text(Bytes::from_static(b"\xff")), b"\x0a\x02\xc3\xbf");
     check("kong.request.get_port", 8000.into(), b"\x08\xc0\x3e");
     check("kong.request.get_forwarded_port", 80.5.into(), b"\x08\x50");
     check("kong.request.get_http_version", 1.1.into(), b"\x09\x9a\x99\x99\x99\x99\x99\xf1\x3f");
@@ -218,7 +218,7 @@ fn tables_become_structs() {
     assert_eq!(message.fields["a"], text("1"));
     let list = ListValue { values: vec![text("2"), text("3")] };
     assert_eq!(message.fields["b"], wrapped(Kind::ListValue(list)));
-    assert_eq!(message.fields["c"], wrapped(Kind::BoolValue(true)));
+    assert_eq!(message.fields["c"], text("true"), "go-pdk would lose it");
     // an empty table is a struct, whatever it was meant to be
     let empty = prost_types::Value::decode(result("kong.ctx.shared.get", Value::List(Vec::new()))).unwrap();
     assert_eq!(empty.kind, Some(Kind::StructValue(Struct::default())));
