@@ -18,6 +18,7 @@ mod http2;
 mod lifecycle;
 mod logs;
 mod pdk;
+mod pdk_requests;
 mod plugin_failures;
 mod plugins;
 mod policies;

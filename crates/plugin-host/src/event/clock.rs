@@ -11,11 +11,13 @@ pub(super) struct Clock<'a> {
     sleep: Pin<&'a mut Sleep>,
     /// All of it, for the message.
     whole: Duration,
+    /// What was added for a large result.
+    added: Duration,
 }
 
 impl<'a> Clock<'a> {
     pub(super) const fn new(sleep: Pin<&'a mut Sleep>, whole: Duration) -> Self {
-        Self { sleep, whole }
+        Self { sleep, whole, added: Duration::ZERO }
     }
 
     /// Waits for something that the server must do; `None` when the deadline comes first.
@@ -25,6 +27,20 @@ impl<'a> Clock<'a> {
             biased;
             () = self.sleep.as_mut() => None,
             result = work => Some(result),
+        }
+    }
+
+    /// Moves the deadline on by the time that a server may need to read a result of so many bytes, the largest of an
+    /// event counting once. kong-js-pdk puts a large message together anew for each piece of it, which takes 10 s for
+    /// 30 MB on a busy machine.
+    pub(super) fn allow_for(&mut self, bytes: usize) {
+        const BYTES_PER_MILLISECOND: usize = 1000;
+        let wanted = Duration::from_millis(u64::try_from(bytes / BYTES_PER_MILLISECOND).unwrap_or(u64::MAX));
+        let more = wanted.saturating_sub(self.added);
+        if more > Duration::from_millis(100) {
+            self.added = wanted;
+            let deadline = self.sleep.deadline() + more;
+            self.sleep.as_mut().reset(deadline);
         }
     }
 

@@ -64,6 +64,7 @@ pub(super) async fn run<P: Pdk>(
         };
         request = connection.next_sequence();
         Request::Step { event, method: &call.method, result: &result }.put(request, &mut connection.output);
+        clock.allow_for(connection.output.len());
     }
 }
 
