@@ -87,7 +87,7 @@ impl Calls {
 impl From<Calls> for PluginServer {
     fn from(calls: Calls) -> Self {
         let in_python = |name: &str, environment: &str| {
-            let mut server = python(name, name, "e2e/plugins/calls-python/calls.py");
+            let mut server = python(name, name, "e2e/plugins/calls/python/calls.py");
             server.environment.push_str(environment);
             server
         };
@@ -96,7 +96,7 @@ impl From<Calls> for PluginServer {
             Calls::GoResponse => go("calls-go-response", "calls-go-response"),
             Calls::Python => in_python("calls-py", ""),
             Calls::PythonResponse => in_python("calls-py-response", " CALLS_RESPONSE=1"),
-            Calls::JavaScript => node("calls-js", "calls-js,calls-js-response", "e2e/plugins/calls-node"),
+            Calls::JavaScript => node("calls-js", "calls-js,calls-js-response", "e2e/plugins/calls/node"),
         }
     }
 }

@@ -34,10 +34,11 @@ impl<'a> Clock<'a> {
     /// event counting once. kong-js-pdk puts a large message together anew for each piece of it, which takes 10 s for
     /// 30 MB on a busy machine.
     pub(super) fn allow_for(&mut self, bytes: usize) {
+        const LARGE: usize = 4 << 20;
         const BYTES_PER_MILLISECOND: usize = 1000;
         let wanted = Duration::from_millis(u64::try_from(bytes / BYTES_PER_MILLISECOND).unwrap_or(u64::MAX));
         let more = wanted.saturating_sub(self.added);
-        if more > Duration::from_millis(100) {
+        if bytes > LARGE && !more.is_zero() {
             self.added = wanted;
             let deadline = self.sleep.deadline() + more;
             self.sleep.as_mut().reset(deadline);

@@ -1,4 +1,4 @@
-"""The calls plugin in Python: it makes the PDK calls that its configuration lists, as ../calls-go/main.go."""
+"""The calls plugin in Python: it makes the PDK calls that its configuration lists, as ../go/main.go."""
 import base64
 import hashlib
 import json

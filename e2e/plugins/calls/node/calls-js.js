@@ -1,6 +1,6 @@
 'use strict'
 
-// The calls plugin in JavaScript: it makes the PDK calls that its configuration lists, as ../calls-go/main.go.
+// The calls plugin in JavaScript: it makes the PDK calls that its configuration lists, as ../go/main.go.
 
 const { createHash } = require('crypto')
 const { appendFile } = require('fs/promises')

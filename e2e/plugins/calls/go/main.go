@@ -1,5 +1,5 @@
 // The calls plugin in Go: it makes the PDK calls that its configuration lists, and writes their answers to a file. Its
-// siblings in ../calls-python and ../calls-node have the same configuration.
+// siblings in ../python and ../node have the same configuration.
 //
 // Built under a name that ends in "-response" it has a response handler too, which makes the gateway hold answers.
 package main
