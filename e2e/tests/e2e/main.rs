@@ -7,6 +7,7 @@ mod algorithms;
 mod auth;
 mod balancing;
 mod bodies;
+mod buffering;
 mod chaos;
 mod cli;
 mod dns;
