@@ -55,6 +55,24 @@ pub(crate) const FUNCTIONS: &[Function] = &[
         about: "Forgets cached secrets; none are cached.",
         since: "0.1",
     },
+    Function {
+        name: "kong.vault.warmup",
+        run: flush,
+        phases: PhaseRule::Any,
+        args: "input: table",
+        result: "nothing",
+        about: "Fetches secrets beforehand; none are cached.",
+        since: "0.1",
+    },
+    Function {
+        name: "kong.vault.init_worker",
+        run: flush,
+        phases: PhaseRule::Any,
+        args: "",
+        result: "nothing",
+        about: "Has no effect: there is nothing to prepare.",
+        since: "0.1",
+    },
 ];
 
 /// A reference taken apart.
