@@ -33,7 +33,7 @@ const MAX_HEAD: usize = 64 * 1024;
 /// nobody else can write them.
 static STAND_INS: LazyLock<[(HeaderName, &str); 2]> = LazyLock::new(|| {
     ["Content-Length", "Connection"].map(|name| {
-        let random = std::iter::repeat_with(|| fastrand::lowercase()).take(name.len() - 1);
+        let random = std::iter::repeat_with(fastrand::lowercase).take(name.len() - 1);
         let stand_in: String = std::iter::once('!').chain(random).collect();
         let known = if name == "Connection" { header::CONNECTION } else { header::CONTENT_LENGTH };
         (HeaderName::try_from(stand_in).unwrap_or(known), name)
