@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use serde_json::{Value as Json, json};
-use silverback_admin::{Configured, Loaded, Node, Statistics, bind, spawn};
+use silverback_admin::{Configured, HealthNotSet, Loaded, Node, Statistics, Upstreams, bind, spawn};
 use silverback_config::{Settings, load_text};
 use silverback_model::Catalogue;
 use tempfile::TempDir;
@@ -138,4 +138,79 @@ async fn readiness_follows_the_configuration_and_draining() {
     assert_eq!(status, 204);
     let (status, _, body) = apis.ask("status", "GET /status/ready", "").await;
     assert_eq!((status, body), (503, json!({ "message": "draining" })));
+}
+
+/// One upstream, `up`, with three targets.
+struct OneUpstream;
+
+impl Upstreams for OneUpstream {
+    fn targets(&self, upstream: &str) -> Option<Vec<Json>> {
+        (upstream == "up").then(|| (1..=3).map(|n| json!({ "n": n })).collect())
+    }
+
+    fn balancer(&self, upstream: &str) -> Option<Json> {
+        (upstream == "up").then(|| json!({ "health": "HEALTHY" }))
+    }
+
+    fn set_health(
+        &self,
+        upstream: &str,
+        target: &str,
+        address: Option<&str>,
+        healthy: bool,
+    ) -> Result<(), HealthNotSet> {
+        match (upstream, target, address, healthy) {
+            ("up", "[::1]:80", None, true) | ("up", "t:80", Some("10.0.0.1:80"), false) => Ok(()),
+            ("up", "unchecked:80", ..) => Err(HealthNotSet::Refused("why".to_owned())),
+            _ => Err(HealthNotSet::NotFound),
+        }
+    }
+}
+
+#[tokio::test]
+async fn health_of_upstreams() {
+    let apis = Apis::start();
+    assert_eq!(apis.ask("admin", "GET /upstreams/up/health", "").await.0, 404);
+    apis.node.set_upstreams(OneUpstream);
+    for (api, request, status, body) in [
+        (
+            "admin",
+            "GET /upstreams/up/health",
+            200,
+            json!({ "data": [{ "n": 1 }, { "n": 2 }, { "n": 3 }], "next": null, "node_id": "the-id" }),
+        ),
+        (
+            "admin",
+            "GET /upstreams/up/health?size=2",
+            200,
+            json!({
+                "data": [{ "n": 1 }, { "n": 2 }], "offset": "2", "next": "/upstreams/up/health?offset=2", "node_id": "the-id",
+            }),
+        ),
+        (
+            "admin",
+            "GET /upstreams/up/health?offset=2",
+            200,
+            json!({ "data": [{ "n": 3 }], "next": null, "node_id": "the-id" }),
+        ),
+        ("admin", "GET /upstreams/up/health?offset=99", 200, json!({ "data": [], "next": null, "node_id": "the-id" })),
+        (
+            "admin",
+            "GET /upstreams/up/health?balancer_health=1",
+            200,
+            json!({ "data": { "health": "HEALTHY" }, "next": null, "node_id": "the-id" }),
+        ),
+        ("admin", "GET /upstreams/down/health", 404, json!({ "message": "Not found" })),
+        ("admin", "PUT /upstreams/up/targets/%5B::1%5D:80/healthy", 204, Json::Null),
+        ("admin", "PUT /upstreams/up/targets/t:80/10.0.0.1:80/unhealthy", 204, Json::Null),
+        ("admin", "PUT /upstreams/up/targets/unchecked:80/healthy", 400, json!({ "message": "why" })),
+        ("admin", "PUT /upstreams/up/targets/t:80/healthy", 404, json!({ "message": "Not found" })),
+        ("admin", "PUT /upstreams/up/health", 405, json!({ "message": "Method not allowed" })),
+        ("admin", "OPTIONS /upstreams/up/targets/t:80/healthy", 204, Json::Null),
+        ("status", "GET /upstreams/up/health", 404, json!({ "message": "Not found" })),
+    ] {
+        let (found, _, answer) = apis.ask(api, request, "").await;
+        assert_eq!((found, answer), (status, body), "{request}");
+    }
+    assert_eq!(apis.ask("admin", "GET /upstreams/up/health?size=x", "").await.0, 400);
 }

@@ -88,7 +88,7 @@ impl Proxy {
             let mode = self.mode.subscribe();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
-                // Files only: spooled bodies, and the system's resolver.
+                // Files only: spooled bodies.
                 .max_blocking_threads(8)
                 .build()?;
             let thread = std::thread::Builder::new()

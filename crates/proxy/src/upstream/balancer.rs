@@ -226,11 +226,12 @@ impl Balancer {
         let Some(definition) = inner.definition.clone() else { return };
         let peers = Peers::build(&definition, inner, resolver);
         let settled = !peers.is_pending();
-        let was_healthy = self.peers.load().is_healthy();
         peers.recount();
-        if definition.checks.are_used() && settled && was_healthy != peers.is_healthy() {
+        let before = self.peers.load();
+        if definition.checks.are_used() && !before.is_pending() && before.is_healthy() != peers.is_healthy() {
             log_balancer(&definition, peers.is_healthy());
         }
+        drop(before);
         self.peers.store(Arc::new(peers));
         self.settled.send_replace(settled);
     }
@@ -293,3 +294,6 @@ fn log_balancer(definition: &Definition, healthy: bool) {
         None,
     );
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,11 +79,14 @@ impl<'a> Attempts<'a> {
 
     async fn next_peer(&mut self, upstream: &Upstream) -> Result<Address, BalanceError> {
         let balancer = &upstream.balancer;
-        let mut peers = balancer.peers.load_full();
-        if (peers.is_pending() && !peers.is_healthy()) || peers.is_unsettled_circle() {
+        let must_settle = {
+            let peers = balancer.peers.load();
+            (peers.is_pending() && !peers.is_healthy()) || peers.is_unsettled_circle()
+        };
+        if must_settle {
             balancer.settle().await;
-            peers = balancer.peers.load_full();
         }
+        let peers = balancer.peers.load();
         if !peers.is_healthy() {
             return Err(BalanceError::NoTargets);
         }

@@ -32,6 +32,8 @@ pub(super) struct Peers {
     pub(super) targets: Vec<TargetState>,
     pub(super) peers: Vec<Peer>,
     picker: Picker,
+    /// A target has not been looked up yet.
+    pending: bool,
     /// Enough of the weight is available.
     healthy: AtomicBool,
 }
@@ -120,6 +122,7 @@ impl Peers {
             built.targets.push(TargetState { target: Arc::clone(target), source, first, count });
         }
         built.picker = built.picker(definition);
+        built.pending = built.targets.iter().any(|target| target.source == Source::Pending);
         inner.addresses = addresses;
         inner.answers = answers;
         built
@@ -159,7 +162,7 @@ impl Peers {
 
     /// Whether a target has not been looked up yet.
     pub(super) fn is_pending(&self) -> bool {
-        self.definition.is_none() || self.targets.iter().any(|target| target.source == Source::Pending)
+        self.definition.is_none() || self.pending
     }
 
     /// Whether the place of a value may be another one as soon as all targets are known.

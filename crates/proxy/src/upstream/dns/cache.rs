@@ -204,3 +204,6 @@ impl State {
         Self { outcome: Err(error), expires: now + ttl, stale_until: now + ttl }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,6 +51,8 @@ struct Keeper {
     /// When to look at which name again.
     due: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
     last: HashMap<Arc<str>, DnsType>,
+    /// Failures that the log tells of already.
+    failing: HashMap<Arc<str>, ResolveError>,
 }
 
 pub(super) async fn run(resolver: Resolver, mut asked: mpsc::Receiver<Ask>) {
@@ -68,6 +70,7 @@ pub(super) async fn run(resolver: Resolver, mut asked: mpsc::Receiver<Ask>) {
         lookups: JoinSet::new(),
         due: BinaryHeap::new(),
         last: HashMap::new(),
+        failing: HashMap::new(),
     };
     let mut files = tokio::time::interval(LOOK_AT_FILES);
     files.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -175,13 +178,7 @@ impl Keeper {
         let settings = Arc::clone(&self.rules.settings);
         let now = Instant::now();
         let old = self.resolver.0.cache.state(name);
-        if let Err(error) = &found {
-            silverback_log::write(
-                silverback_log::Level::Warn,
-                format_args!("querying dns for {name} failed: {error}"),
-                None,
-            );
-        }
+        self.tell(name, found.as_ref().err());
         let (state, outcome) = match found {
             Ok(Found { answer, ttl, by }) => {
                 self.last.insert(Arc::clone(name), by);
@@ -206,8 +203,9 @@ impl Keeper {
         let watched = self.is_watched(name);
         let names = self.resolver.0.watched.borrow().clone();
         let differs = self.resolver.0.cache.store(name, state, settings.cache_size, |name| names.contains(name));
-        if self.last.len() > settings.cache_size.saturating_mul(2) {
+        if self.last.len().max(self.failing.len()) > settings.cache_size.saturating_mul(2) {
             self.last.clear();
+            self.failing.clear();
         }
         self.due.push(Reverse((refresh_at(now, expires), Arc::clone(name))));
         self.bound_queue(settings.cache_size);
@@ -232,6 +230,29 @@ impl Keeper {
                 .into_iter()
                 .filter(|Reverse((_, name))| cache.state(name).is_some() && known.insert(Arc::clone(name)))
                 .collect();
+        }
+    }
+
+    /// Writes to the log how a name is, when that is new.
+    fn tell(&mut self, name: &Arc<str>, error: Option<&ResolveError>) {
+        let before = match error {
+            Some(error) => self.failing.insert(Arc::clone(name), error.clone()),
+            None => self.failing.remove(name),
+        };
+        if before.as_ref() == error {
+            return;
+        }
+        match error {
+            Some(error) => silverback_log::write(
+                silverback_log::Level::Warn,
+                format_args!("querying dns for {name} failed: {error}"),
+                None,
+            ),
+            None => silverback_log::write(
+                silverback_log::Level::Notice,
+                format_args!("querying dns for {name} succeeds again"),
+                None,
+            ),
         }
     }
 
