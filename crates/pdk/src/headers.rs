@@ -99,6 +99,14 @@ pub(crate) fn set(headers: &mut HeaderMap, name: &HeaderName, values: Vec<Header
     }
 }
 
+/// More names than any message has. A map of headers has room for little more than twice as many.
+const MAX_NAMES: usize = 10_000;
+
+/// Whether there is room for another call's headers.
+pub(crate) fn room(headers: &HeaderMap) -> Result<(), String> {
+    if headers.keys_len() < MAX_NAMES { Ok(()) } else { Err(format!("there are more than {MAX_NAMES} headers")) }
+}
+
 /// Lua's error for a header that cannot be set, or nothing.
 pub(crate) fn check(name: &Value, value: &Value) -> Result<(), String> {
     if name.as_bytes().is_none() {
@@ -111,6 +119,7 @@ pub(crate) fn check(name: &Value, value: &Value) -> Result<(), String> {
 /// The same for a table of headers.
 pub(crate) fn check_table(headers: &Value) -> Result<(), String> {
     match headers {
+        Value::Map(entries) if entries.len() > MAX_NAMES => Err(format!("there are more than {MAX_NAMES} headers")),
         Value::Map(entries) => entries
             .iter()
             .filter(|(_, value)| !value.is_nil())

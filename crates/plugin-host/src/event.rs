@@ -31,14 +31,13 @@ use crate::{
 };
 
 use clock::Clock;
+use idle::Idle;
 
 mod clock;
+mod idle;
 pub(crate) mod msgpack;
 mod protobuf;
 pub(crate) mod release;
-
-/// Idle connections that a worker keeps to one server.
-const MAX_IDLE: usize = 128;
 
 /// Pause between looks at whether a process has ended.
 const LAST_WORDS: Duration = Duration::from_millis(5);
@@ -79,10 +78,9 @@ pub struct Connections {
 }
 
 /// Idle connections to one server, all of the same epoch.
-#[derive(Default)]
 struct Pool {
     epoch: u64,
-    idle: Vec<Connection>,
+    idle: Idle<Connection>,
 }
 
 /// Why an exchange stopped before its end.
@@ -270,14 +268,14 @@ impl Connections {
     ) -> Result<Option<(Connection, bool)>, String> {
         {
             let mut pools = self.pools.borrow_mut();
-            let pool = pools.entry(Arc::as_ptr(server)).or_default();
+            let pool = pools.entry(Arc::as_ptr(server)).or_insert_with(|| Pool { epoch, idle: Idle::new() });
             if epoch < pool.epoch {
                 return Ok(None);
             }
             if epoch > pool.epoch {
-                *pool = Pool { epoch, idle: Vec::new() };
+                *pool = Pool { epoch, idle: Idle::new() };
             }
-            while let Some(mut connection) = pool.idle.pop() {
+            while let Some(mut connection) = pool.idle.take() {
                 if connection.is_quiet() {
                     return Ok(Some((connection, true)));
                 }
@@ -308,9 +306,9 @@ impl Connections {
 
     fn keep(&self, server: &Arc<Server>, epoch: u64, connection: Connection) {
         let mut pools = self.pools.borrow_mut();
-        let pool = pools.entry(Arc::as_ptr(server)).or_default();
-        if pool.epoch == epoch && pool.idle.len() < MAX_IDLE && connection.is_in_step() {
-            pool.idle.push(connection);
+        let Some(pool) = pools.get_mut(&Arc::as_ptr(server)) else { return };
+        if pool.epoch == epoch && connection.is_in_step() {
+            pool.idle.keep(connection);
         }
     }
 

@@ -246,6 +246,7 @@ fn set_header(exchange: &mut Exchange, caller: &Caller, args: &[Value]) -> Outco
         not_sent(exchange)?;
         let (name, value) = (argument(args, 0), argument(args, 1));
         headers::check(name, value)?;
+        headers::room(&exchange.response.headers)?;
         put(exchange, caller, name.as_bytes().map(AsRef::as_ref).unwrap_or_default(), value, None);
         Ok(Outcome::nothing())
     })())
@@ -256,6 +257,7 @@ fn add_header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
         not_sent(exchange)?;
         let (name, value) = (argument(args, 0), argument(args, 1));
         headers::check(name, value)?;
+        headers::room(&exchange.response.headers)?;
         let name = answer_name(name.as_bytes().map(AsRef::as_ref).unwrap_or_default());
         if let Some(name) = name.filter(|name| *name != header::TRANSFER_ENCODING) {
             let single = matches!(name, header::CONTENT_TYPE | header::CONTENT_LENGTH | header::LOCATION);
@@ -293,6 +295,7 @@ fn set_headers(exchange: &mut Exchange, caller: &Caller, args: &[Value]) -> Outc
     raising((|| {
         not_sent(exchange)?;
         headers::check_table(argument(args, 0))?;
+        headers::room(&exchange.response.headers)?;
         for (name, value) in entries(argument(args, 0)) {
             put(exchange, caller, name.as_bytes(), value, None);
         }

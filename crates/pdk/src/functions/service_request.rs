@@ -275,6 +275,7 @@ fn set_header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
     raising((|| {
         let (name, value) = (argument(args, 0), argument(args, 1));
         headers::check(name, value)?;
+        headers::room(&exchange.request.headers)?;
         let name = name.as_bytes().map(AsRef::as_ref).unwrap_or_default();
         if name.eq_ignore_ascii_case(b":authority") {
             if !exchange.upstream.scheme.starts_with("grpc") {
@@ -292,6 +293,7 @@ fn add_header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
     raising((|| {
         let (name, value) = (argument(args, 0), argument(args, 1));
         headers::check(name, value)?;
+        headers::room(&exchange.request.headers)?;
         let name = name.as_bytes().map(AsRef::as_ref).unwrap_or_default();
         if name.eq_ignore_ascii_case(b"host") {
             // A second Host would be no request at all.
@@ -318,6 +320,7 @@ fn set_headers(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
     raising((|| {
         let table = argument(args, 0);
         headers::check_table(table)?;
+        headers::room(&exchange.request.headers)?;
         if let Value::Map(entries) = table {
             for (name, value) in entries.iter().filter(|(_, value)| !value.is_nil()) {
                 put(exchange, name.as_bytes(), value);

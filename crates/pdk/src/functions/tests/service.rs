@@ -33,6 +33,22 @@ fn destinations() {
 }
 
 #[test]
+fn headers_without_end_are_an_error() {
+    let exchange = &mut exchange();
+    let failed = (0..=20_000).find(|number| {
+        let args = [format!("x-{number}").as_str().into(), "1".into()];
+        matches!(call(exchange, "kong.service.request.add_header", &args), Outcome::Raise(_))
+    });
+    assert!(failed.is_some_and(|number| number <= 10_000), "{failed:?}");
+    let many: Vec<_> = (0..10_001).map(|number| format!(r#""y-{number}": "1""#)).collect();
+    let many = format!("[{{{}}}]", many.join(","));
+    for name in ["kong.service.request.set_headers", "kong.response.set_headers"] {
+        let raised = matches!(call(exchange, name, &args(&many)), Outcome::Raise(why) if why == "there are more than 10000 headers");
+        assert!(raised, "{name}");
+    }
+}
+
+#[test]
 fn wrong_destinations() {
     let exchange = &mut exchange();
     for (name, arguments, error) in [
