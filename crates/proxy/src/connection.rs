@@ -190,9 +190,6 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// in practice.
 const MAX_HEADERS: usize = 512;
 
-/// For a TLS handshake: nginx's `client_header_timeout` holds for it too.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// nginx's `lingering_timeout` and `lingering_time`.
 const LINGERING_TIMEOUT: Duration = Duration::from_secs(5);
 const LINGERING_TIME: Duration = Duration::from_secs(30);
@@ -229,6 +226,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     if kind.ssl {
+        // As nginx: it holds for the handshake too.
         let limit = worker.shared.generation.load().profile.settings.http.header_timeout;
         let mut read = BytesMut::with_capacity(2048);
         if !matches!(tokio::time::timeout(limit, socket.read_buf(&mut read)).await, Ok(Ok(n)) if n > 0) {
@@ -241,7 +239,7 @@ where
         }
         let socket = Prefixed::new(read, socket);
         let alpn = if kind.http2 { Alpn::Http2 } else { Alpn::Http1 };
-        match Box::pin(handshake::accept(worker, socket, &origin, Subsystem::Http, alpn, HANDSHAKE_TIMEOUT)).await {
+        match Box::pin(handshake::accept(worker, socket, &origin, Subsystem::Http, alpn, limit)).await {
             Ok(Secured { stream, info, http2 }) => {
                 let connection = Connection::new(origin, Some(info), http2);
                 if http2 {
