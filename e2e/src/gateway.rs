@@ -291,6 +291,13 @@ impl Running {
         lossy(&self.path("pids/nginx.pid")).trim().parse().expect("pids/nginx.pid holds a number")
     }
 
+    /// Resident memory of the gateway, in bytes.
+    pub fn resident_memory(&self) -> usize {
+        let status = lossy(Path::new(&format!("/proc/{}/status", self.pid())));
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        line.split_whitespace().next().and_then(|kib| kib.parse::<usize>().ok()).expect("a number") * 1024
+    }
+
     /// Sends the gateway a signal.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).unwrap();

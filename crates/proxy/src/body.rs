@@ -106,6 +106,9 @@ impl Body for ClientBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
+        if let Some(finish) = &mut this.finish {
+            finish.hold_back(false);
+        }
         if this.pace.as_mut().is_some_and(|pace| pace.poll(cx).is_pending()) {
             return Poll::Pending;
         }
@@ -133,6 +136,7 @@ impl Body for ClientBody {
                 }
                 if let (Some(data), Some(finish)) = (frame.data_ref(), &mut this.finish) {
                     finish.sent(data.len());
+                    finish.hold_back(true);
                 }
                 if this.is_end_stream()
                     && let Some(finish) = this.finish.take()

@@ -71,6 +71,11 @@ pub(crate) struct Connection {
     /// Requests that are not over, and when the last one was.
     live: Cell<usize>,
     idle_since: Cell<Instant>,
+    /// Requests that the client gave up before their answer was made.
+    given_up: Cell<u64>,
+    /// Answers that wait for the client to take more, and when it last took some of any.
+    held_back: Cell<usize>,
+    taken_at: Cell<Instant>,
     /// An answer said that it was the last, or broke off.
     pub(crate) closing: Cell<bool>,
     pub(crate) tls: Option<Arc<TlsInfo>>,
@@ -90,6 +95,9 @@ impl Connection {
             requests: Cell::new(0),
             live: Cell::new(0),
             idle_since: Cell::new(Instant::now()),
+            given_up: Cell::new(0),
+            held_back: Cell::new(0),
+            taken_at: Cell::new(Instant::now()),
             closing: Cell::new(false),
             tls,
             http2,
@@ -103,6 +111,24 @@ impl Connection {
     pub(crate) fn began(&self) {
         self.requests.set(self.requests.get() + 1);
         self.live.set(self.live.get() + 1);
+    }
+
+    /// Whether the client gives up most of what it asks for: that is no client, but a load (CVE-2023-44487).
+    fn is_wasteful(&self) -> bool {
+        let given_up = self.given_up.get();
+        given_up > MAX_GIVEN_UP && given_up > self.requests.get() / 2
+    }
+
+    /// A piece of an answer was handed over for the client to take.
+    pub(crate) fn held_back(&self) {
+        self.held_back.set(self.held_back.get() + 1);
+        self.taken_at.set(Instant::now());
+    }
+
+    /// The client took it, or the answer is over.
+    pub(crate) fn taken(&self) {
+        self.held_back.set(self.held_back.get().saturating_sub(1));
+        self.taken_at.set(Instant::now());
     }
 
     /// A request is over.
@@ -152,6 +178,9 @@ const MAX_STREAMS: u32 = 128;
 /// Requests under way on one connection. A client may reset a stream and open another; what the first set off goes on.
 const MAX_LIVE: usize = 2 * MAX_STREAMS as usize;
 
+/// Requests that a client may give up before more is asked of it than that.
+const MAX_GIVEN_UP: u64 = 2 * MAX_STREAMS as u64;
+
 /// How often an HTTP/2 connection is looked after.
 const HTTP2_CHECK: Duration = Duration::from_secs(1);
 
@@ -164,9 +193,6 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// Header lines in one request. nginx has no such limit but the head's size; this is far above what it lets through
 /// in practice.
 const MAX_HEADERS: usize = 512;
-
-/// For a TLS handshake: nginx's `client_header_timeout` holds for it too.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// nginx's `lingering_timeout` and `lingering_time`.
 const LINGERING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -204,6 +230,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     if kind.ssl {
+        // As nginx: it holds for the handshake too.
         let limit = worker.shared.generation.load().profile.settings.http.header_timeout;
         let mut read = BytesMut::with_capacity(2048);
         if !matches!(tokio::time::timeout(limit, socket.read_buf(&mut read)).await, Ok(Ok(n)) if n > 0) {
@@ -216,7 +243,7 @@ where
         }
         let socket = Prefixed::new(read, socket);
         let alpn = if kind.http2 { Alpn::Http2 } else { Alpn::Http1 };
-        match Box::pin(handshake::accept(worker, socket, &origin, Subsystem::Http, alpn, HANDSHAKE_TIMEOUT)).await {
+        match Box::pin(handshake::accept(worker, socket, &origin, Subsystem::Http, alpn, limit)).await {
             Ok(Secured { stream, info, http2 }) => {
                 let connection = Connection::new(origin, Some(info), http2);
                 if http2 {
@@ -415,6 +442,20 @@ async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut wire: Sanitised<S>) {
     let _ = tokio::time::timeout(LINGERING_TIMEOUT, wire.shutdown_socket()).await;
 }
 
+/// Counts a request whose stream is reset while its answer is awaited.
+struct Wait {
+    connection: Rc<Connection>,
+    answered: bool,
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.connection.given_up.set(self.connection.given_up.get() + 1);
+        }
+    }
+}
+
 #[derive(Clone, Copy)]
 struct OnThisThread;
 
@@ -438,12 +479,17 @@ where
         let (worker, connection) = (Rc::clone(worker), Rc::clone(&connection));
         service_fn(move |request| {
             // Beyond that the stream is reset, and sets nothing off.
-            let begun = (connection.live.get() < MAX_LIVE).then(|| flight::begin(&worker, &connection, request));
+            let accepted = connection.live.get() < MAX_LIVE && !connection.is_wasteful();
+            let begun = accepted.then(|| flight::begin(&worker, &connection, request));
+            let wait = Wait { connection: Rc::clone(&connection), answered: !accepted };
             async move {
-                match begun {
+                let mut wait = wait;
+                let answer = match begun {
                     Some(answer) => answer.await.ok_or(ClientLeft),
                     None => Err(ClientLeft),
-                }
+                };
+                wait.answered = true;
+                answer
             }
         })
     };
@@ -452,6 +498,8 @@ where
         .auto_date_header(false)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(max_head)
+        // What is read ahead of a slow client, for each stream: as HTTP/1.
+        .max_send_buf_size(http.proxy_buffers.0.saturating_mul(http.proxy_buffers.1).max(16 * 1024))
         .keep_alive_interval((!http.keepalive_timeout.is_zero()).then_some(http.keepalive_timeout))
         .serve_connection(TokioIo::new(Prefixed::new(read, socket)), service);
     let mut serving = pin!(serving);
@@ -469,7 +517,16 @@ where
         let idle = connection.idle_since.get().elapsed();
         let live = connection.live.get();
         let begun = connection.requests.get() > 0;
-        if live > MAX_LIVE || (!begun && idle >= http.header_timeout) || (closing && live == 0 && idle >= GOODBYE) {
+        // nginx's send_timeout: a client that takes nothing of what waits for it.
+        let stuck = connection.held_back.get() > 0
+            && !http.send_timeout.is_zero()
+            && connection.taken_at.get().elapsed() >= http.send_timeout;
+        if stuck
+            || live > MAX_LIVE
+            || connection.is_wasteful()
+            || (!begun && idle >= http.header_timeout)
+            || (closing && live == 0 && idle >= GOODBYE)
+        {
             return;
         }
         closing |= connection.requests.get() >= http.keepalive_requests

@@ -539,31 +539,45 @@ fn is_of_issuer(verdict: &str) -> bool {
 }
 
 /// What is left to do when a request's answer has gone out, or cannot.
-pub(crate) struct Finish(Box<Flight>);
+pub(crate) struct Finish {
+    flight: Box<Flight>,
+    /// Bytes were handed over, and more were not asked for yet.
+    held_back: bool,
+}
 
 impl Finish {
     pub(crate) fn new(flight: Box<Flight>) -> Self {
-        Self(flight)
+        Self { flight, held_back: false }
     }
 
     /// Bytes of the body have been handed to the client's connection.
     pub(crate) fn sent(&mut self, bytes: usize) {
-        let response = &mut self.0.exchange.response;
+        let response = &mut self.flight.exchange.response;
         response.body_bytes += bytes as u64;
         response.bytes_sent += bytes as u64;
     }
 
+    /// Tells the connection whether its client has to take what was handed over before the answer goes on.
+    pub(crate) fn hold_back(&mut self, held_back: bool) {
+        match (self.held_back, held_back) {
+            (false, true) => self.flight.connection.held_back(),
+            (true, false) => self.flight.connection.taken(),
+            _ => {}
+        }
+        self.held_back = held_back;
+    }
+
     /// Nothing of the answer went out after all.
     pub(crate) fn unsend(&mut self) {
-        let response = &mut self.0.exchange.response;
+        let response = &mut self.flight.exchange.response;
         response.sent = false;
         response.bytes_sent = 0;
     }
 
     /// Whether the answer has no body to send whatever its headers say.
     pub(crate) fn is_bodiless(&self) -> bool {
-        self.0.exchange.request.method == Method::HEAD
-            || matches!(self.0.exchange.response.status, Some(204 | 304 | 101))
+        self.flight.exchange.request.method == Method::HEAD
+            || matches!(self.flight.exchange.response.status, Some(204 | 304 | 101))
     }
 
     /// All of it is out.
@@ -573,23 +587,24 @@ impl Finish {
 
     /// The client left, before or in the middle of its answer.
     pub(crate) fn client_left(mut self) {
-        self.0.connection.closing.set(true);
-        if !self.0.exchange.response.sent {
+        self.flight.connection.closing.set(true);
+        if !self.flight.exchange.response.sent {
             // nginx's status for it; nobody sees it but the logs.
-            self.0.exchange.response.status = Some(499);
+            self.flight.exchange.response.status = Some(499);
         }
         self.end();
     }
 
     /// The upstream broke off in the middle of its body: the client sees its connection end early.
     pub(crate) fn upstream_broke(self, why: &dyn fmt::Display) {
-        self.0.connection.closing.set(true);
-        self.0.log(Level::Error, format_args!("{why} while reading upstream"));
+        self.flight.connection.closing.set(true);
+        self.flight.log(Level::Error, format_args!("{why} while reading upstream"));
         self.end();
     }
 
-    fn end(self) {
-        let Flight { worker, connection, profile, mut exchange, collected, spool, held, proxied, in_use, .. } = *self.0;
+    fn end(mut self) {
+        self.hold_back(false);
+        let Flight { worker, connection, profile, mut exchange, collected, spool, held, proxied, in_use, .. } = *self.flight;
         // The log handlers do not keep the target busy.
         drop(in_use);
         connection.ended();

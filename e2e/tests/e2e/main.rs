@@ -16,6 +16,8 @@ mod forwarding;
 mod health;
 mod http1;
 mod http2;
+mod http2_limits;
+mod idle;
 mod lifecycle;
 mod logs;
 mod pdk;

@@ -52,3 +52,55 @@ fn times_are_in_nginx_form() {
     assert_eq!(text("time_iso8601").len(), "2001-09-09T01:46:40+00:00".len());
     assert_eq!(text("time_local").len(), "09/Sep/2001:01:46:40 +0000".len());
 }
+
+#[test]
+fn variables_of_tls_and_the_proxy_protocol() {
+    let mut exchange = exchange();
+    for name in ["ssl_protocol", "ssl_client_s_dn", "ssl_session_reused", "proxy_protocol_addr"] {
+        assert_eq!(variable(&exchange, name), None, "{name}");
+    }
+    let certificate = ClientCertificate {
+        pem: "-----BEGIN CERTIFICATE-----\nAQ+/\n-----END CERTIFICATE-----\n".to_owned(),
+        subject: "CN=a,O=b".to_owned(),
+        subject_legacy: "/O=b/CN=a".to_owned(),
+        serial: "0A".to_owned(),
+        // The clock of the tests stands at 1,000,000,000.25.
+        expires: 1_000_000_000 + 3 * 86_400,
+        ..ClientCertificate::default()
+    };
+    exchange.client.tls = Some(std::sync::Arc::new(crate::exchange::TlsInfo {
+        version: "TLSv1.3",
+        curve: Some("X25519"),
+        alpn: Some("h2".to_owned()),
+        resumed: true,
+        client_verify: "SUCCESS".to_owned(),
+        client_certificate: Some(certificate),
+        ..crate::exchange::TlsInfo::default()
+    }));
+    exchange.client.proxied = Some(crate::exchange::Proxied {
+        source: "[2001:db8::1]:7".parse().unwrap(),
+        destination: "[2001:db8::2]:443".parse().unwrap(),
+    });
+    for (name, expect) in [
+        ("ssl_protocol", Some("TLSv1.3")),
+        ("ssl_curve", Some("X25519")),
+        ("ssl_alpn_protocol", Some("h2")),
+        ("ssl_server_name", None),
+        ("ssl_session_reused", Some("r")),
+        ("ssl_client_verify", Some("SUCCESS")),
+        ("ssl_client_raw_cert", Some("-----BEGIN CERTIFICATE-----\nAQ+/\n-----END CERTIFICATE-----")),
+        ("ssl_client_cert", Some("-----BEGIN CERTIFICATE-----\n\tAQ+/\n\t-----END CERTIFICATE-----")),
+        ("ssl_client_escaped_cert", Some("-----BEGIN%20CERTIFICATE-----%0AAQ%2B%2F%0A-----END%20CERTIFICATE-----%0A")),
+        ("ssl_client_s_dn", Some("CN=a,O=b")),
+        ("ssl_client_s_dn_legacy", Some("/O=b/CN=a")),
+        ("ssl_client_serial", Some("0A")),
+        ("ssl_client_v_remain", Some("2")),
+        ("proxy_protocol_addr", Some("2001:db8::1")),
+        ("proxy_protocol_port", Some("7")),
+        ("proxy_protocol_server_addr", Some("2001:db8::2")),
+        ("proxy_protocol_server_port", Some("443")),
+    ] {
+        let value = variable(&exchange, name).map(|value| String::from_utf8_lossy(&value).into_owned());
+        assert_eq!(value.as_deref(), expect, "{name}");
+    }
+}
