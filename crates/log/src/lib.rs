@@ -101,11 +101,14 @@ pub struct Context {
     pub request: Option<String>,
     pub host: Option<String>,
     pub request_id: Option<String>,
+    /// It is about a stream: the line goes to the error log of streams, where there is one.
+    pub stream: bool,
 }
 
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Warn as u8);
 static JSON: AtomicBool = AtomicBool::new(false);
 static ERROR_LOG: RwLock<ErrorLog> = RwLock::new(ErrorLog::NotDirected);
+static STREAM_ERROR_LOG: RwLock<ErrorLog> = RwLock::new(ErrorLog::NotDirected);
 
 enum ErrorLog {
     NotDirected,
@@ -137,6 +140,16 @@ pub fn init(target: &Target, level: Level) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Directs the lines that are about streams elsewhere than the others. May be called again (a reload).
+///
+/// # Errors
+/// The file cannot be opened for appending, or the writer thread cannot be started.
+pub fn init_streams(target: &Target) -> std::io::Result<()> {
+    let opened = sink(target)?.map_or(ErrorLog::Off, ErrorLog::To);
+    *STREAM_ERROR_LOG.write().unwrap_or_else(PoisonError::into_inner) = opened;
+    Ok(())
+}
+
 /// Chooses the form of error-log lines; nginx's until then.
 pub fn set_format(format: Format) {
     JSON.store(format == Format::Json, Ordering::Relaxed);
@@ -153,7 +166,7 @@ pub fn write(level: Level, message: fmt::Arguments<'_>, context: Option<&Context
         return;
     }
     let format = if JSON.load(Ordering::Relaxed) { Format::Json } else { Format::Nginx };
-    if let Some(sink) = error_sink() {
+    if let Some(sink) = error_sink(context.is_some_and(|context| context.stream)) {
         sink.line(line::render(format, level, message, context));
     }
 }
@@ -173,7 +186,14 @@ pub fn flush() {
     writer::flush(Duration::from_secs(2));
 }
 
-fn error_sink() -> Option<Sink> {
+fn error_sink(stream: bool) -> Option<Sink> {
+    if stream {
+        match &*STREAM_ERROR_LOG.read().unwrap_or_else(PoisonError::into_inner) {
+            ErrorLog::NotDirected => {}
+            ErrorLog::Off => return None,
+            ErrorLog::To(sink) => return Some(sink.clone()),
+        }
+    }
     match &*ERROR_LOG.read().unwrap_or_else(PoisonError::into_inner) {
         ErrorLog::NotDirected => sink(&Target::Stderr).ok().flatten(),
         ErrorLog::Off => None,

@@ -151,6 +151,7 @@ mod tests {
             request: Some("GET /\" HTTP/1.1".into()),
             host: Some("h".into()),
             request_id: Some("0af1".into()),
+            stream: false,
         }
     }
 

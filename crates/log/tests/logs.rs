@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use silverback_log::{Context, Level, Target, enabled, flush, init, reopen, sink, write};
+use silverback_log::{Context, Level, Target, enabled, flush, init, init_streams, reopen, sink, write};
 
 #[test]
 fn lines_reach_their_files() {
@@ -21,6 +21,16 @@ fn lines_reach_their_files() {
     let text = fs::read_to_string(&error_path).unwrap();
     assert!(text.ends_with("wanted, client: ::1\n"), "{text}");
     assert_eq!(text.lines().count(), 1);
+
+    // streams go where the others go, until they have a log of their own
+    let stream = Context { stream: true, ..Context::default() };
+    write(Level::Error, format_args!("first stream"), Some(&stream));
+    let stream_path = dir.path().join("stream.log");
+    init_streams(&Target::File(stream_path.clone())).unwrap();
+    write(Level::Error, format_args!("second stream"), Some(&stream));
+    flush();
+    assert!(fs::read_to_string(&error_path).unwrap().ends_with("first stream\n"));
+    assert!(fs::read_to_string(&stream_path).unwrap().ends_with("second stream\n"));
 
     // two handles on one file are one sink, and lines from many threads stay whole
     let one = sink(&Target::File(access_path.clone())).unwrap().unwrap();

@@ -195,7 +195,8 @@ async fn linger<S: AsyncRead + Unpin>(client: &mut S) {
 }
 
 fn log(level: Level, message: fmt::Arguments<'_>, origin: &Origin) {
-    silverback_log::write(level, message, Some(&surroundings::connection_context(origin)));
+    let context = silverback_log::Context { stream: true, ..surroundings::connection_context(origin) };
+    silverback_log::write(level, message, Some(&context));
 }
 
 impl Session {

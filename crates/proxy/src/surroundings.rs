@@ -145,7 +145,7 @@ pub(crate) fn context(exchange: &Exchange) -> Context {
     };
     if exchange.subsystem == Subsystem::Stream {
         let listener = exchange.client.local_ip.map(|ip| SocketAddr::new(ip, exchange.client.local_port).to_string());
-        return Context { server: listener, ..connection };
+        return Context { server: listener, stream: true, ..connection };
     }
     if exchange.phase == Phase::Certificate {
         return connection;

@@ -391,7 +391,7 @@ fn statistics(counters: Counters) -> Statistics {
 }
 
 fn direct_logs(settings: &Settings) -> io::Result<()> {
-    let target = match &settings.logs.proxy_error {
+    let target = |target: &LogTarget| match target {
         LogTarget::Off => Target::Off,
         LogTarget::File(path) => Target::File(path.clone()),
         LogTarget::Stdout => Target::Stdout,
@@ -407,7 +407,10 @@ fn direct_logs(settings: &Settings) -> io::Result<()> {
         LogLevel::Alert => Level::Alert,
         LogLevel::Emerg => Level::Emerg,
     };
-    silverback_log::init(&target, level)?;
+    silverback_log::init(&target(&settings.logs.proxy_error), level)?;
+    if !settings.stream_listen.is_empty() {
+        silverback_log::init_streams(&target(&settings.logs.stream_error))?;
+    }
     let json = settings.raw.iter().any(|(name, value)| name == "error_log_format" && value == "json");
     silverback_log::set_format(if json { Format::Json } else { Format::Nginx });
     Ok(())

@@ -12,7 +12,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::session::{Refused, Routed, Session};
 use crate::upstream::{
-    balancer::{Address, Attempts, Upstream as Entity},
+    balancer::{Address, Attempts, BalanceError, Upstream as Entity},
     connect::{ConnectError, secure},
     hash_input,
     health::Outcome,
@@ -73,11 +73,13 @@ async fn attempts<T>(
     let mut attempts = Attempts::new(entity, &choice.host, choice.port, shared.balancers.resolver(), hash);
     let mut retries = choice.retries;
     loop {
-        let address = attempts.next().await.map_err(|error| {
-            let mut refused = Refused::new(503, Level::Error, error);
-            refused.status = if session.exchange.upstream.tries.is_empty() { 503 } else { 502 };
-            refused
-        })?;
+        let address = match attempts.next().await {
+            Ok(address) => address,
+            Err(error) => {
+                let tried = !session.exchange.upstream.tries.is_empty();
+                return Err(Refused::new(no_address(&error, tried), Level::Error, error));
+            }
+        };
         let started = session.now();
         session.exchange.timings.balancer_start.get_or_insert(started);
         session.exchange.upstream.tries.push(Try {
@@ -88,37 +90,43 @@ async fn attempts<T>(
             failure: None,
         });
         let connecting = tokio::time::timeout(limit, connect(&address, entity));
-        let result = connecting.await.unwrap_or(Err(ConnectError::Timeout));
-        let now = session.now();
-        let attempt = session.exchange.upstream.tries.last_mut();
-        match result {
+        let error = match connecting.await.unwrap_or(Err(ConnectError::Timeout)) {
             Ok(connected) => {
-                if let Some(attempt) = attempt {
-                    attempt.connect_ms = Some((now - started) * 1000.0);
+                let took = (session.now() - started) * 1000.0;
+                if let Some(attempt) = session.exchange.upstream.tries.last_mut() {
+                    attempt.connect_ms = Some(took);
                 }
                 attempts.report(Outcome::Success);
                 session.in_use = attempts.into_use();
                 return Ok(connected);
             }
-            Err(error) => {
-                attempts.report(match error {
-                    ConnectError::Timeout => Outcome::Timeout,
-                    _ => Outcome::TcpFailure,
-                });
-                if let Some(attempt) = attempt {
-                    attempt.failure = Some(error.to_string());
-                }
-                if retries == 0 {
-                    let why = format_args!("{error} while connecting to upstream {}", address.socket).to_string();
-                    return Err(Refused::new(502, Level::Error, why));
-                }
-                retries -= 1;
-                session.log(
-                    Level::Warn,
-                    format_args!("{error} while connecting to upstream {}, trying again", address.socket),
-                );
-            }
+            Err(error) => error,
+        };
+        if let Some(attempt) = session.exchange.upstream.tries.last_mut() {
+            attempt.failure = Some(error.to_string());
         }
+        match error {
+            ConnectError::Timeout => attempts.report(Outcome::Timeout),
+            // That is no fault of the target's.
+            ConnectError::ServerName(_) => {}
+            _ => attempts.report(Outcome::TcpFailure),
+        }
+        if retries == 0 {
+            attempts.report(Outcome::Status(502));
+            let why = format!("{error} while connecting to upstream {}", address.socket);
+            return Err(Refused::new(502, Level::Error, why));
+        }
+        retries -= 1;
+        session.log(Level::Warn, format_args!("{error} while connecting to upstream {}, trying again", address.socket));
+    }
+}
+
+/// The status of a stream for which there is no (further) address, as Kong's balancer gives it.
+const fn no_address(error: &BalanceError, tried: bool) -> u16 {
+    match error {
+        _ if tried => 502,
+        BalanceError::Resolve { error, .. } if !error.is_not_found() => 500,
+        BalanceError::Resolve { .. } | BalanceError::NoTargets => 503,
     }
 }
 
@@ -128,5 +136,5 @@ fn tls_name(chosen: &str, address: &Address, entity: Option<&Entity>) -> String 
     if !chosen.is_empty() {
         return server_name(chosen);
     }
-    server_name(entity.and_then(|entity| entity.host_header().map(String::as_str)).unwrap_or(&address.host))
+    server_name(entity.and_then(Entity::host_header).unwrap_or(&address.host))
 }
