@@ -403,8 +403,9 @@ async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut wire: Sanitised<S>) {
     let _ = tokio::time::timeout(LINGERING_TIMEOUT, wire.shutdown_socket()).await;
 }
 
+/// Spawns hyper's tasks where the connection is.
 #[derive(Clone, Copy)]
-struct OnThisThread;
+pub(crate) struct OnThisThread;
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
     fn execute(&self, task: F) {

@@ -37,6 +37,7 @@ use crate::{
     request_body::{self, BodyError, Spool},
     sanitiser::Refused,
     surroundings,
+    tunnel::TunnelError,
     upstream::{
         balancer::InUse,
         hash_input::HashCookie,
@@ -421,7 +422,9 @@ impl Flight {
             let error = self.body_error.take();
             return Err(error.unwrap_or_else(|| BodyError::Spool(std::io::Error::other(why.clone()))));
         }
-        if route.route.request_buffering || self.upgrade.is_some() {
+        // gRPC is never held back: its messages may be one side of a conversation.
+        let streams = self.exchange.upstream.scheme.starts_with("grpc");
+        if (route.route.request_buffering && !streams) || self.upgrade.is_some() {
             self.read_body().await?;
         }
         Ok(())
@@ -568,6 +571,14 @@ impl Finish {
     pub(crate) fn upstream_broke(self, why: &dyn fmt::Display) {
         self.0.connection.closing.set(true);
         self.0.log(Level::Error, format_args!("{why} while reading upstream"));
+        self.end();
+    }
+
+    /// A tunnel ended before both sides had said their last.
+    pub(crate) fn tunnel_broke(self, why: &TunnelError) {
+        // One of them left; that nobody says anything any more is what nginx calls an error.
+        let level = if matches!(why, TunnelError::Idle) { Level::Error } else { Level::Info };
+        self.0.log(level, format_args!("{why}"));
         self.end();
     }
 
