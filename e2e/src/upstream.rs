@@ -327,7 +327,7 @@ pub(crate) async fn accepted(
     let handshake = TlsOffer {
         sni: session.server_name().map(str::to_owned),
         certificate: session.peer_certificates().and_then(|all| all.first()).map(|first| first.to_vec()),
-        resumed: session.handshake_kind() == Some(rustls::TlsOfferKind::Resumed),
+        resumed: session.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
     };
     Some((Box::new(stream), Some(handshake)))
 }
