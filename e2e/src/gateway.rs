@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::{
-    Connection, Http2, Response, eventually, eventually_async, free_port,
+    Connection, GrpcClient, Http2, Response, eventually, eventually_async, free_port,
     plugin_server::PluginServer,
     process::{Ended, lossy, run_silverback, silverback},
     within,
@@ -228,6 +228,11 @@ impl Running {
     /// HTTP/2 on a new TLS connection, agreed on by ALPN.
     pub async fn http2_tls(&self, server_name: &str) -> Http2 {
         Http2::open_tls(self.tls, server_name).await
+    }
+
+    /// gRPC on a new connection, by prior knowledge.
+    pub async fn grpc(&self) -> GrpcClient {
+        GrpcClient::open(self.clear_http2).await
     }
 
     /// The answer to a GET on a connection of its own.

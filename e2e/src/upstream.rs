@@ -1,23 +1,24 @@
 //! The server behind the gateway: it keeps what it receives and answers by a script.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{
-        TcpListener, TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
+    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf},
+    net::{TcpListener, TcpStream},
     sync::watch,
     task::JoinHandle,
 };
+use tokio_rustls::TlsAcceptor;
 
-use crate::eventually;
+use crate::{client::Stream, eventually};
+
+/// A free port of 127.0.0.1.
+const ANYWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// A request as it arrived.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +32,16 @@ pub struct Received {
     pub trailers: Vec<(String, String)>,
     /// Which connection it came on, counted from 0.
     pub connection: usize,
+    pub tls: Option<TlsOffer>,
+}
+
+/// What a client said in its TLS handshake.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsOffer {
+    pub sni: Option<String>,
+    /// The certificate that it showed, DER.
+    pub certificate: Option<Vec<u8>>,
+    pub resumed: bool,
 }
 
 /// What an upstream does to answer.
@@ -55,6 +66,7 @@ pub struct Upstream {
     address: SocketAddr,
     seen: Arc<Seen>,
     task: JoinHandle<()>,
+    scheme: &'static str,
 }
 
 #[derive(Default)]
@@ -62,6 +74,7 @@ struct Seen {
     heads: Mutex<Vec<Received>>,
     requests: Mutex<Vec<Received>>,
     connections: Mutex<usize>,
+    live: Mutex<usize>,
 }
 
 type Script = dyn Fn(&Received) -> Vec<Step> + Send + Sync;
@@ -92,13 +105,74 @@ impl Upstream {
 
     /// Answers each request by the steps that `script` gives for it.
     pub async fn scripted(script: impl Fn(&Received) -> Vec<Step> + Send + Sync + 'static) -> Self {
-        Self::scripted_at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
+        Self::scripted_at(ANYWHERE, script).await
     }
 
     async fn scripted_at(address: SocketAddr, script: impl Fn(&Received) -> Vec<Step> + Send + Sync + 'static) -> Self {
+        Self::listening(address, None, script).await
+    }
+
+    /// As [`Self::scripted`], over TLS.
+    pub async fn secure(
+        tls: rustls::ServerConfig,
+        script: impl Fn(&Received) -> Vec<Step> + Send + Sync + 'static,
+    ) -> Self {
+        Self::listening(ANYWHERE, Some(Arc::new(tls).into()), script).await
+    }
+
+    /// As [`Self::echo`], over TLS.
+    pub async fn secure_echo(tls: rustls::ServerConfig) -> Self {
+        Self::secure(tls, |request| vec![Step::Send(answer("echo", request))]).await
+    }
+
+    /// Answers with these bytes when the head of a request is there, and reads what else comes without a look at it.
+    pub async fn early(bytes: &str) -> Self {
+        let bytes = bytes.to_owned();
+        Self::accepting(move |stream| {
+            let bytes = bytes.clone();
+            async move {
+                let (reading, mut writing) = tokio::io::split(Box::new(stream) as Box<dyn Stream>);
+                let mut reader = Reader { reading, buffer: Vec::new() };
+                if reader.head().await.is_some() && writing.write_all(bytes.as_bytes()).await.is_ok() {
+                    while reader.some().await.is_some() {}
+                }
+            }
+        })
+        .await
+    }
+
+    /// Closes each connection as soon as it has been accepted.
+    pub async fn closing() -> Self {
+        Self::accepting(|stream| async { drop(stream) }).await
+    }
+
+    async fn accepting<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Seen::default());
+        let shared = Arc::clone(&seen);
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                *shared.connections.lock().unwrap() += 1;
+                connections.spawn(serve(stream));
+            }
+        });
+        Self { address, seen, task, scheme: "http" }
+    }
+
+    async fn listening(
+        address: SocketAddr,
+        tls: Option<TlsAcceptor>,
+        script: impl Fn(&Received) -> Vec<Step> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Seen::default());
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let (script, shared): (Arc<Script>, _) = (Arc::new(script), Arc::clone(&seen));
         let task = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
@@ -109,15 +183,22 @@ impl Upstream {
                     *count - 1
                 };
                 let _ = stream.set_nodelay(true);
-                connections.spawn(serve(stream, number, Arc::clone(&shared), Arc::clone(&script)));
+                let (tls, seen, script) = (tls.clone(), Arc::clone(&shared), Arc::clone(&script));
+                connections.spawn(async move {
+                    *seen.live.lock().unwrap() += 1;
+                    if let Some((stream, tls)) = accepted(stream, tls).await {
+                        serve(stream, tls, number, Arc::clone(&seen), script).await;
+                    }
+                    *seen.live.lock().unwrap() -= 1;
+                });
             }
         });
-        Self { address, seen, task }
+        Self { address, seen, task, scheme }
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://127.0.0.1:PORT`, or https.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("{}://{}", self.scheme, self.address)
     }
 
     /// `127.0.0.1:PORT`.
@@ -158,6 +239,11 @@ impl Upstream {
     /// How many connections have been accepted.
     pub fn connections(&self) -> usize {
         *self.seen.connections.lock().unwrap()
+    }
+
+    /// How many connections are open.
+    pub fn live(&self) -> usize {
+        *self.seen.live.lock().unwrap()
     }
 
     /// Waits until the heads of this many requests have arrived.
@@ -230,11 +316,28 @@ fn answer(name: &str, request: &Received) -> Vec<u8> {
     (head + body).into_bytes()
 }
 
-async fn serve(stream: TcpStream, number: usize, seen: Arc<Seen>, script: Arc<Script>) {
-    let (reading, mut writing) = stream.into_split();
+/// The stream with TLS done on it, and what was said in the handshake. `None` if that failed.
+pub(crate) async fn accepted(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+) -> Option<(Box<dyn Stream>, Option<TlsOffer>)> {
+    let Some(tls) = tls else { return Some((Box::new(stream), None)) };
+    let stream = tls.accept(stream).await.ok()?;
+    let (_, session) = stream.get_ref();
+    let handshake = TlsOffer {
+        sni: session.server_name().map(str::to_owned),
+        certificate: session.peer_certificates().and_then(|all| all.first()).map(|first| first.to_vec()),
+        resumed: session.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+    };
+    Some((Box::new(stream), Some(handshake)))
+}
+
+async fn serve(stream: Box<dyn Stream>, tls: Option<TlsOffer>, number: usize, seen: Arc<Seen>, script: Arc<Script>) {
+    let (reading, mut writing) = tokio::io::split(stream);
     let mut reader = Reader { reading, buffer: Vec::new() };
     while let Some(mut request) = reader.head().await {
         request.connection = number;
+        request.tls.clone_from(&tls);
         seen.heads.lock().unwrap().push(request.clone());
         if reader.body(&mut request, &mut writing).await.is_none() {
             return;
@@ -243,7 +346,7 @@ async fn serve(stream: TcpStream, number: usize, seen: Arc<Seen>, script: Arc<Sc
         for step in script(&request) {
             match step {
                 Step::Send(bytes) => {
-                    if writing.write_all(&bytes).await.is_err() {
+                    if writing.write_all(&bytes).await.is_err() || writing.flush().await.is_err() {
                         return;
                     }
                 }
@@ -251,7 +354,7 @@ async fn serve(stream: TcpStream, number: usize, seen: Arc<Seen>, script: Arc<Sc
                 Step::Pause(time) => tokio::time::sleep(time).await,
                 Step::EchoBytes => {
                     while let Some(bytes) = reader.some().await {
-                        if writing.write_all(&bytes).await.is_err() {
+                        if writing.write_all(&bytes).await.is_err() || writing.flush().await.is_err() {
                             return;
                         }
                     }
@@ -265,7 +368,7 @@ async fn serve(stream: TcpStream, number: usize, seen: Arc<Seen>, script: Arc<Sc
 
 /// Reads requests. What is not well-formed ends the connection: a gateway must not send it.
 struct Reader {
-    reading: OwnedReadHalf,
+    reading: ReadHalf<Box<dyn Stream>>,
     buffer: Vec<u8>,
 }
 
@@ -279,7 +382,7 @@ impl Reader {
         Some(request)
     }
 
-    async fn body(&mut self, request: &mut Received, writing: &mut OwnedWriteHalf) -> Option<()> {
+    async fn body(&mut self, request: &mut Received, writing: &mut WriteHalf<Box<dyn Stream>>) -> Option<()> {
         if request.header("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue")) {
             writing.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.ok()?;
         }

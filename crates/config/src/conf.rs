@@ -17,6 +17,7 @@ mod reader;
 mod resolve;
 mod tls;
 mod units;
+mod upstream_tls;
 mod vault;
 
 #[cfg(test)]

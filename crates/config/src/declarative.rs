@@ -21,7 +21,7 @@ mod yaml;
 #[cfg(test)]
 mod tests;
 
-pub use advice::{advice, advice_on_text};
+pub use advice::advice;
 
 use std::{fmt, path::Path};
 

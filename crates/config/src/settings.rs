@@ -47,6 +47,7 @@ pub struct Settings {
     pub tls: Tls,
     pub upstream: UpstreamKeepalive,
     pub dns: Dns,
+    pub upstream_tls: UpstreamTls,
     pub logs: Logs,
     pub http: Http,
     pub buffering: Buffering,
@@ -190,6 +191,35 @@ pub enum ClientCertificateDemand {
     Optional,
     /// `optional_no_ca`: who issued it does not matter.
     Unverified,
+}
+
+/// How TLS is spoken with upstreams where their service says nothing of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// `client_ssl_cert` and `client_ssl_cert_key`, where `client_ssl` is on: paths, or PEM text.
+    pub client_certificate: Option<(String, String)>,
+    /// Of http, https and wss services: the injected `proxy_ssl_*`.
+    pub http: UpstreamVerification,
+    /// Of grpc and grpcs services: the injected `grpc_ssl_*`.
+    pub grpc: UpstreamVerification,
+}
+
+/// Whether and how the certificates of upstreams are verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamVerification {
+    /// `proxy_ssl_verify`.
+    pub verify: bool,
+    /// `proxy_ssl_verify_depth`, else `lua_ssl_verify_depth`: certificates between the upstream's own and a trusted one.
+    pub depth: u32,
+    /// `proxy_ssl_trusted_certificate`, else `lua_ssl_trusted_certificate`: paths, or PEM text. `system` has been
+    /// resolved.
+    pub trusted: Vec<String>,
+}
+
+impl Default for UpstreamVerification {
+    fn default() -> Self {
+        Self { verify: false, depth: 1, trusted: Vec::new() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,6 +19,7 @@ use crate::{
     forwarded::X_KONG_REQUEST_ID,
     header_case,
     request::list,
+    tunnel::{self, Traffic},
     upstream::{hash_input::HashCookie, send::Upstreamed},
 };
 
@@ -118,7 +119,7 @@ fn spell(answer: &mut Response<()>, mut upstream: http::Extensions) {
 /// The switch to the protocol that client and upstream agreed on; bytes are passed on both ways until one of them
 /// ends.
 pub(crate) fn switching(mut flight: Box<Flight>, upstreamed: Upstreamed, client: OnUpgrade) -> Response<ClientBody> {
-    let Upstreamed { mut response, lease, .. } = upstreamed;
+    let Upstreamed { mut response, lease, read_timeout } = upstreamed;
     let upstream = hyper::upgrade::on(&mut response);
     let (head, _) = response.into_parts();
     take_upstream_head(&mut flight, head.status, head.headers);
@@ -134,9 +135,11 @@ pub(crate) fn switching(mut flight: Box<Flight>, upstreamed: Upstreamed, client:
         let _lease = lease;
         let mut finish = Finish::new(flight);
         if let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) {
-            let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-            if let Ok((_, down)) = tokio::io::copy_bidirectional(&mut client, &mut upstream).await {
-                finish.sent(usize::try_from(down).unwrap_or(usize::MAX));
+            let traffic = Traffic::new();
+            let ended = tunnel::run(TokioIo::new(client), TokioIo::new(upstream), read_timeout, &traffic).await;
+            finish.sent(usize::try_from(traffic.down()).unwrap_or(usize::MAX));
+            if let Err(why) = ended {
+                return finish.tunnel_broke(&why);
             }
         }
         finish.complete();
@@ -321,9 +324,10 @@ fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
             headers.insert(X_KONG_PROXY_LATENCY, milliseconds(exchange.started, balanced));
         }
         if added.via {
+            let spoken = if exchange.upstream.scheme.starts_with("grpc") { "2" } else { "1.1" };
             let via = match headers.get(header::VIA).and_then(|via| via.to_str().ok()) {
-                Some(via) => HeaderValue::from_str(&format!("{via}, 1.1 {SERVER_TOKEN}")).ok(),
-                None => HeaderValue::from_str(&format!("1.1 {SERVER_TOKEN}")).ok(),
+                Some(via) => HeaderValue::from_str(&format!("{via}, {spoken} {SERVER_TOKEN}")).ok(),
+                None => HeaderValue::from_str(&format!("{spoken} {SERVER_TOKEN}")).ok(),
             };
             if let Some(via) = via {
                 headers.insert(header::VIA, via);

@@ -456,8 +456,9 @@ impl Drop for Wait {
     }
 }
 
+/// Spawns hyper's tasks where the connection is.
 #[derive(Clone, Copy)]
-struct OnThisThread;
+pub(crate) struct OnThisThread;
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
     fn execute(&self, task: F) {

@@ -38,6 +38,7 @@ use crate::{
     request_body::{self, BodyError, Spool},
     sanitiser::Refused,
     surroundings,
+    tunnel::TunnelError,
     upstream::{
         balancer::InUse,
         hash_input::HashCookie,
@@ -434,7 +435,9 @@ impl Flight {
             let error = self.body_error.take();
             return Err(error.unwrap_or_else(|| BodyError::Spool(std::io::Error::other(why.clone()))));
         }
-        if route.route.request_buffering || self.upgrade.is_some() {
+        // gRPC is never held back: its messages may be one side of a conversation.
+        let streams = self.exchange.upstream.scheme.starts_with("grpc");
+        if (route.route.request_buffering && !streams) || self.upgrade.is_some() {
             self.read_body().await?;
         }
         Ok(())
@@ -602,9 +605,18 @@ impl Finish {
         self.end();
     }
 
+    /// A tunnel ended before both sides had said their last.
+    pub(crate) fn tunnel_broke(self, why: &TunnelError) {
+        // One of them left; that nobody says anything any more is what nginx calls an error.
+        let level = if matches!(why, TunnelError::Idle) { Level::Error } else { Level::Info };
+        self.flight.log(level, format_args!("{why}"));
+        self.end();
+    }
+
     fn end(mut self) {
         self.hold_back(false);
-        let Flight { worker, connection, profile, mut exchange, collected, spool, held, proxied, in_use, .. } = *self.flight;
+        let Flight { worker, connection, profile, mut exchange, collected, spool, held, proxied, in_use, .. } =
+            *self.flight;
         // The log handlers do not keep the target busy.
         drop(in_use);
         connection.ended();

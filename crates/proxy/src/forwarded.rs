@@ -139,7 +139,10 @@ pub(crate) fn choose_upstream(exchange: &mut Exchange, entry: &RouteEntry, path:
     upstream.connect_timeout = service.connect_timeout;
     upstream.write_timeout = service.write_timeout;
     upstream.read_timeout = service.read_timeout;
-    upstream.tls_verify = service.tls_verify;
+    // What a plugin said before stands where the service says nothing.
+    upstream.tls_verify = service.tls_verify.or(upstream.tls_verify);
+    let depth = &mut exchange.wishes.upstream_tls_verify_depth;
+    *depth = service.tls_verify_depth.or(*depth);
 }
 
 /// Builds the head that goes upstream, in nginx's order: what the gateway sets first, then the client's own.
@@ -288,6 +291,24 @@ impl UpstreamHead {
         *request.headers_mut() = self.headers.clone();
         *request.extensions_mut() = spelling.clone();
         request.headers_mut().insert(header::HOST, HeaderValue::from_str(host).map_err(http::Error::from)?);
+        Ok(request)
+    }
+
+    /// The request for one attempt over HTTP/2, where the host is the authority, and connections have no headers.
+    pub(crate) fn for_http2<B>(&self, host: &str, secure: bool, body: B) -> Result<http::Request<B>, http::Error> {
+        let mut request = http::Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = http::Uri::builder()
+            .scheme(if secure { "https" } else { "http" })
+            .authority(host)
+            .path_and_query(self.target.as_str())
+            .build()?;
+        *request.version_mut() = Version::HTTP_2;
+        let headers = request.headers_mut();
+        *headers = self.headers.clone();
+        for name in [header::HOST, header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING] {
+            headers.remove(name);
+        }
         Ok(request)
     }
 }

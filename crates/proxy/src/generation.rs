@@ -126,7 +126,7 @@ impl Generation {
                 &registries.sessions,
             )?,
             profile: Arc::new(Profile::build(settings, registries)?),
-            client_tls: ClientTls::new(tls::trusted_roots(snapshot))?,
+            client_tls: ClientTls::build(snapshot, settings)?,
             hash: snapshot.hash.clone(),
             is_empty: snapshot.services.is_empty() && snapshot.routes.is_empty() && snapshot.plugins.is_empty(),
         })
@@ -135,7 +135,7 @@ impl Generation {
     /// Tells what outlives generations that this one is in force now.
     pub(crate) fn put_in_force(&self, balancers: &Balancers) {
         balancers.resolver().configure(&self.profile.settings.dns);
-        self.upstreams.put_in_force(balancers, self.client_tls.for_probes());
+        self.upstreams.put_in_force(balancers, self.client_tls.clone());
     }
 
     pub(crate) fn plugins_of(&self, subsystem: Subsystem) -> &PluginTable {

@@ -27,6 +27,7 @@ mod send_timeout;
 mod stream;
 mod surroundings;
 mod tls;
+mod tunnel;
 mod upstream;
 mod worker;
 

@@ -7,7 +7,7 @@ mod server_config;
 mod sessions;
 
 pub use certificates::CertificateError;
-pub(crate) use certificates::{Certificates, trusted_roots};
+pub(crate) use certificates::{Certificates, certified, pem};
 pub use server_config::ServerTlsError;
 pub(crate) use server_config::{Alpn, ServerTls};
 pub(crate) use sessions::Sessions;

@@ -17,7 +17,7 @@ pub(super) const NAMESPACES: [&str; 12] = [
 ];
 
 /// Directives of the HTTP side that take effect. The most specific block wins: location, server (`proxy`), http.
-pub(super) const HTTP: [&str; 14] = [
+pub(super) const HTTP: [&str; 20] = [
     "client_max_body_size",
     "client_body_buffer_size",
     "keepalive_timeout",
@@ -32,6 +32,12 @@ pub(super) const HTTP: [&str; 14] = [
     "real_ip_header",
     "real_ip_recursive",
     "set_real_ip_from",
+    "proxy_ssl_verify",
+    "proxy_ssl_verify_depth",
+    "proxy_ssl_trusted_certificate",
+    "grpc_ssl_verify",
+    "grpc_ssl_verify_depth",
+    "grpc_ssl_trusted_certificate",
 ];
 
 /// Others that take effect, by full name.

@@ -17,7 +17,7 @@ use super::{
     properties::{self, Kind},
     raw::{HTTP_LOG_FORMAT, Origin, RawConf, STREAM_LOG_FORMAT},
     reader::{Reader, from_base64, split_list},
-    tls, units, vault,
+    tls, units, upstream_tls, vault,
 };
 
 pub(super) fn resolve(
@@ -137,6 +137,7 @@ fn assemble(reader: &mut Reader<'_>, ignored: Vec<IgnoredProperty>, written: &Ra
             idle_timeout: seconds(reader, "upstream_keepalive_idle_timeout"),
         },
         dns: dns::read(reader),
+        upstream_tls: upstream_tls::read(reader),
         logs: http::logs(reader, &prefix),
         http: http::limits(reader),
         buffering: http::buffering(reader),
@@ -196,7 +197,10 @@ fn from_anywhere(name: &str, value: &str) -> String {
         | "admin_ssl_cert"
         | "admin_ssl_cert_key"
         | "status_ssl_cert"
-        | "status_ssl_cert_key" => {
+        | "status_ssl_cert_key"
+        | "client_ssl_cert"
+        | "client_ssl_cert_key"
+        | "lua_ssl_trusted_certificate" => {
             let parts = split_list(value).into_iter();
             let parts = parts.map(|part| if Path::new(&part).exists() { whole(&part) } else { part });
             parts.collect::<Vec<_>>().join(",")

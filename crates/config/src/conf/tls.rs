@@ -184,7 +184,7 @@ fn certificates(reader: &mut Reader<'_>, ssl_listens: bool) -> Vec<(String, Stri
 }
 
 /// The value (a path made absolute, or PEM text) and its bytes.
-fn material(value: &str) -> (String, Option<Vec<u8>>) {
+pub(super) fn material(value: &str) -> (String, Option<Vec<u8>>) {
     let path = Path::new(value);
     if path.exists() {
         let absolute = std::path::absolute(path).map_or_else(|_| value.to_owned(), |path| path.display().to_string());

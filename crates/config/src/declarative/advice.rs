@@ -1,18 +1,10 @@
 //! What is right and yet will not do what its author may think.
 
-use std::path::Path;
-
-use serde_json::Value as Json;
 use silverback_model::{Catalogue, Endpoint, Id, Phase, Plugin, Protocol, Route, Snapshot};
 
-/// Remarks on a configuration: services that cannot be reached yet, plugins and handlers that never run where they are put,
-/// those that turn streaming off, and routes that take more than their author may think.
+/// Remarks on a configuration: plugins and handlers that never run where they are put, those that turn streaming off, and routes that take more than their author may think.
 pub fn advice(snapshot: &Snapshot, catalogue: &Catalogue) -> Vec<String> {
     let mut remarks = Vec::new();
-    for service in &snapshot.services {
-        let id = service.id.to_string();
-        remarks.extend(on_protocol(service.name.as_ref().unwrap_or(&id), service.protocol.name()));
-    }
     remarks.extend(snapshot.routes.iter().filter_map(|route| on_server_names(route, snapshot)));
     for plugin in &snapshot.plugins {
         remarks.extend(on_subsystem(plugin, snapshot));
@@ -40,32 +32,6 @@ pub fn advice(snapshot: &Snapshot, catalogue: &Catalogue) -> Vec<String> {
         }
     }
     remarks
-}
-
-/// As [`advice`], as far as it goes without a word from plugin servers: for `check`, which starts nothing. A text that
-/// cannot be read gives no remarks.
-pub fn advice_on_text(text: &str, format_hint: Option<&Path>) -> Vec<String> {
-    let Ok(root) = super::read(text, format_hint) else { return Vec::new() };
-    let services = root.get("services").and_then(Json::as_array);
-    services
-        .into_iter()
-        .flatten()
-        .enumerate()
-        .filter_map(|(at, service)| {
-            let field = |name: &str| service.get(name).and_then(Json::as_str);
-            let protocol = field("url").and_then(|url| url.split_once("://")).map(|(scheme, _)| scheme);
-            on_protocol(field("name").unwrap_or(&format!("services[{at}]")), protocol.or_else(|| field("protocol"))?)
-        })
-        .collect()
-}
-
-fn on_protocol(service: &str, protocol: &str) -> Option<String> {
-    matches!(protocol, "grpc" | "grpcs").then(|| {
-        format!(
-            "service '{service}' has protocol {protocol}: gRPC upstreams are not supported yet, its requests go out as \
-             HTTP/1.1"
-        )
-    })
 }
 
 /// A plugin runs for HTTP or for streams as its `protocols` say; Kong takes one that its route can never run, and says
@@ -136,30 +102,6 @@ mod tests {
 
     use super::*;
     use crate::{parse_declarative, settings::EnabledPlugins};
-
-    #[test]
-    fn grpc_services_are_named() {
-        let enabled = EnabledPlugins { bundled: false, named: Vec::new() };
-        let text = "_format_version: \"3.0\"\nservices: [{name: g, url: 'grpc://a:1'}, {name: h, url: 'http://a:1'}]";
-        let snapshot = parse_declarative(text, None, &Catalogue::default(), &enabled, 1).unwrap();
-        assert_eq!(advice(&snapshot, &Catalogue::default()), advice_on_text(text, None));
-        assert_eq!(
-            advice_on_text(text, None),
-            ["service 'g' has protocol grpc: gRPC upstreams are not supported yet, its requests go out as HTTP/1.1"]
-        );
-    }
-
-    #[test]
-    fn a_text_of_any_shape_can_be_looked_at() {
-        for (text, expect) in [
-            ("services: [{protocol: grpcs, host: a}]", 1),
-            ("services: [{protocol: http, host: a}, 1, null]", 0),
-            ("services: x", 0),
-            ("[", 0),
-        ] {
-            assert_eq!(advice_on_text(text, None).len(), expect, "{text}");
-        }
-    }
 
     #[test]
     fn routes_and_plugins_of_streams_are_looked_at() {

@@ -13,10 +13,11 @@ use tokio_rustls::client::TlsStream;
 use super::session::{Refused, Routed, Session};
 use crate::upstream::{
     balancer::{Address, Attempts, BalanceError, Upstream as Entity},
-    connect::{ConnectError, secure},
+    connect::ConnectError,
     hash_input,
     health::Outcome,
     send::server_name,
+    tls::{Asked, TlsError},
 };
 
 /// A connection to an upstream.
@@ -31,7 +32,18 @@ pub(super) async fn connect(session: &mut Session, routed: &Routed) -> Result<Up
     let passes_through = session.exchange.stream.hello.is_some();
     let tls = session.exchange.upstream.scheme == "tls" && !passes_through;
     let chosen = session.exchange.upstream.host_header.clone();
-    let verify = session.exchange.upstream.tls_verify.unwrap_or(false);
+    let service = session.exchange.matched.as_ref().and_then(|matched| matched.service.as_ref());
+    let choice = routed.client_tls.choose(&Asked {
+        service: service.map(|service| service.id),
+        upstream: &session.exchange.upstream.host,
+        verify: session.exchange.upstream.tls_verify,
+        depth: session
+            .exchange
+            .wishes
+            .upstream_tls_verify_depth
+            .or_else(|| service.and_then(|service| service.tls_verify_depth)),
+        grpc: false,
+    });
     attempts(session, routed, async |address, entity| {
         let socket = TcpStream::connect(address.socket).await.map_err(ConnectError::Refused)?;
         // Nagle's algorithm would hold small pieces back.
@@ -40,7 +52,8 @@ pub(super) async fn connect(session: &mut Session, routed: &Routed) -> Result<Up
             return Ok(Upstream::Plain(socket));
         }
         let name = tls_name(&chosen, address, entity);
-        Ok(Upstream::Tls(Box::new(secure(&routed.client_tls, socket, name, verify).await?)))
+        let stream = routed.client_tls.connect(&choice, &name, socket).await?;
+        Ok(Upstream::Tls(Box::new(stream)))
     })
     .await
 }
@@ -108,7 +121,7 @@ async fn attempts<T>(
         match error {
             ConnectError::Timeout => attempts.report(Outcome::Timeout),
             // That is no fault of the target's.
-            ConnectError::ServerName(_) => {}
+            ConnectError::Tls(TlsError::Name(_)) => {}
             _ => attempts.report(Outcome::TcpFailure),
         }
         if retries == 0 {

@@ -3,7 +3,6 @@
 use std::{collections::HashMap, fs, io, path::Path, sync::Arc};
 
 use rustls::{
-    RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
@@ -110,21 +109,8 @@ fn load(certificate: &Certificate) -> Result<Pair, CertificateError> {
     Ok(pair.into())
 }
 
-/// What upstream certificates are checked against: the system's authorities and the configuration's.
-pub(crate) fn trusted_roots(snapshot: &Snapshot) -> RootCertStore {
-    let mut roots = RootCertStore::empty();
-    const SYSTEM: &str = "/etc/ssl/certs/ca-certificates.crt";
-    if let Ok(text) = fs::read(SYSTEM) {
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&text).flatten());
-    }
-    for authority in &snapshot.ca_certificates {
-        roots.add_parsable_certificates(CertificateDer::pem_slice_iter(authority.cert.as_bytes()).flatten());
-    }
-    roots
-}
-
 /// A certificate as operators give it: a path, PEM text, or PEM text in base64.
-fn pem(place: &str, given: &str) -> Result<Vec<u8>, CertificateError> {
+pub(crate) fn pem(place: &str, given: &str) -> Result<Vec<u8>, CertificateError> {
     if given.contains("-----BEGIN") {
         return Ok(given.as_bytes().to_vec());
     }
@@ -136,7 +122,8 @@ fn shown(given: &str) -> &str {
     if given.contains("-----BEGIN") { "(text)" } else { given }
 }
 
-fn certified(place: &str, cert: &[u8], key: &[u8]) -> Result<CertifiedKey, CertificateError> {
+/// A chain and its key, PEM.
+pub(crate) fn certified(place: &str, cert: &[u8], key: &[u8]) -> Result<CertifiedKey, CertificateError> {
     let invalid = |message: String| CertificateError::Invalid { place: place.to_owned(), message };
     let chain: Vec<CertificateDer<'static>> =
         CertificateDer::pem_slice_iter(cert).collect::<Result<_, _>>().map_err(|error| invalid(error.to_string()))?;

@@ -41,7 +41,8 @@ pub(crate) use self::{
 };
 use super::{
     dns::{Answer, Resolver},
-    health::{Limits, Outcome, probe::ProbeTls},
+    health::{Limits, Outcome},
+    tls::ClientTls,
 };
 
 /// The upstream entities of a generation.
@@ -66,7 +67,7 @@ struct Registry {
     resolver: Resolver,
     /// Upstreams have other definitions: probes may have to start or end.
     redefined: Notify,
-    probe_tls: ArcSwap<Option<ProbeTls>>,
+    probe_tls: ArcSwap<Option<ClientTls>>,
 }
 
 /// The addresses of an upstream, and how they are.
@@ -114,7 +115,7 @@ impl Upstreams {
 
     /// Gives the balancers these definitions, and drops those of upstreams that are no more. Requests that began with
     /// another configuration go to these targets from now on, too.
-    pub(crate) fn put_in_force(&self, balancers: &Balancers, tls: ProbeTls) {
+    pub(crate) fn put_in_force(&self, balancers: &Balancers, tls: ClientTls) {
         let mut watched: HashSet<Arc<str>> = HashSet::new();
         for upstream in self.by_name.values() {
             watched.extend(upstream.definition.names());

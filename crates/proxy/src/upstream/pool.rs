@@ -1,24 +1,29 @@
-//! A worker's idle connections to upstreams, by address (and by server name and verification where TLS is spoken:
-//! a connection that was checked for one name must not carry requests for another).
+//! A worker's connections to upstreams, by address (and by all that TLS was told where it is spoken: a connection that
+//! was checked for one name must not carry requests for another). Those for HTTP/1.1 are here while they are idle, those
+//! for HTTP/2 as long as they take requests.
 
 use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, time::Duration};
 
 use hyper::client::conn::http1::SendRequest;
 use tokio::{task::AbortHandle, time::Instant};
 
+use super::{
+    http2::{Connections, Stream, Turn},
+    tls::TlsChoice,
+};
 use crate::{body::UpstreamRequestBody, header_case::Announced};
 
 /// What connections may be shared.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
     pub(crate) address: SocketAddr,
-    pub(crate) tls: Option<TlsKey>,
+    pub(crate) tls: Option<Rc<TlsKey>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(crate) struct TlsKey {
     pub(crate) server_name: String,
-    pub(crate) verify: bool,
+    pub(crate) choice: TlsChoice,
 }
 
 /// A connection to an upstream that carries one request at a time.
@@ -57,11 +62,18 @@ struct PoolInner {
     /// `upstream_keepalive_idle_timeout`; zero for no limit.
     idle_timeout: Duration,
     idle: RefCell<HashMap<Key, Vec<Idle>>>,
+    http2: Connections,
 }
 
 impl Pool {
     pub(crate) fn new(size: usize, max_requests: u64, idle_timeout: Duration) -> Self {
-        Self(Rc::new(PoolInner { size, max_requests, idle_timeout, idle: RefCell::default() }))
+        Self(Rc::new(PoolInner {
+            size,
+            max_requests,
+            idle_timeout,
+            idle: RefCell::default(),
+            http2: Connections::new(),
+        }))
     }
 
     /// The connection that was used last, if one is idle and still open.
@@ -88,6 +100,22 @@ impl Pool {
             connections.retain(|idle| !self.is_expired(idle.since) && !idle.connection.sender.is_closed());
             !connections.is_empty()
         });
+        self.0.http2.sweep(self.0.idle_timeout, self.0.size);
+    }
+
+    /// A place on a connection for HTTP/2 that is there.
+    pub(crate) fn share(&self, key: &Key) -> Option<Stream> {
+        self.0.http2.share(key, self.0.max_requests)
+    }
+
+    /// Whether to open a connection for HTTP/2, or to wait for one that is being opened.
+    pub(crate) fn turn(&self, key: &Key) -> Turn<'_> {
+        self.0.http2.turn(key)
+    }
+
+    /// Takes a place on a new connection for HTTP/2.
+    pub(crate) fn add(&self, key: &Key, connection: super::http2::Connection) -> Stream {
+        self.0.http2.add(key, connection, self.0.size > 0 && self.0.max_requests != 1)
     }
 
     fn is_expired(&self, since: Instant) -> bool {
@@ -109,16 +137,19 @@ impl Pool {
     }
 }
 
-/// A connection in use. Dropping it closes the connection; [`Lease::give_back`] keeps it for the next request.
-pub(crate) struct Lease {
-    pub(crate) pool: Pool,
-    pub(crate) key: Key,
-    pub(crate) connection: Connection,
+/// What a request holds of a connection until its answer is complete. Dropped before, it ends the connection (HTTP/1.1)
+/// or leaves its place on it (HTTP/2).
+pub(crate) enum Lease {
+    Http1 { pool: Pool, key: Key, connection: Connection },
+    Http2(Stream),
 }
 
 impl Lease {
-    /// The exchange on it is complete.
+    /// The exchange on it is complete: what can be used again is kept.
     pub(crate) fn give_back(self) {
-        self.pool.put(self.key, self.connection);
+        match self {
+            Self::Http1 { pool, key, connection } => pool.put(key, connection),
+            Self::Http2(stream) => drop(stream),
+        }
     }
 }

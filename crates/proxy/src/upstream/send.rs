@@ -1,18 +1,20 @@
 //! Sends a request to an upstream: one attempt after another, never twice what must not be.
 
-use std::{sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Response};
+use http::{HeaderMap, Method, Response, header};
 use hyper::body::Incoming;
 use silverback_pdk::exchange::{RequestBody, Try};
 
 use super::{
     balancer::{Address, Attempts, BalanceError, Upstream, Upstreams},
-    connect::{self, ClientTls, ConnectError},
+    connect::{self, ConnectError},
     hash_input,
     health::Outcome,
-    pool::{Key, Lease, TlsKey},
+    http2::{Stream, Turn},
+    pool::{Connection, Key, Lease, Pool, TlsKey},
+    tls::{Asked, ClientTls, TlsError},
 };
 use crate::{
     body::{BodyStalled, BodyTooLarge, ClientRequestBody, FileBody, Progress, UpstreamRequestBody},
@@ -36,17 +38,20 @@ pub(crate) enum SendFailure {
     Balance(#[from] BalanceError),
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("upstream timed out")]
+    #[error("upstream timed out (110: Connection timed out)")]
     Timeout,
-    #[error("upstream prematurely closed connection or sent an invalid answer ({0})")]
+    #[error("{}", in_words(.0))]
     Exchange(#[source] hyper::Error),
+    /// An answer whose end is not certain.
+    #[error("upstream sent {0}")]
+    Framing(&'static str),
     #[error(transparent)]
     ClientBody(BodyError),
     #[error("the request cannot be written ({0})")]
     Request(#[from] http::Error),
     #[error("the spooled body cannot be read ({0})")]
     Spool(#[source] std::io::Error),
-    #[error("{0} is not supported as an upstream protocol yet")]
+    #[error("invalid URL prefix in \"{0}://\"")]
     Protocol(String),
 }
 
@@ -54,8 +59,10 @@ impl SendFailure {
     /// What the gateway was doing, in nginx's words.
     pub(crate) const fn activity(&self) -> &'static str {
         match self {
+            Self::Connect(ConnectError::Tls(TlsError::Setup(_) | TlsError::Name(_))) => "",
+            Self::Connect(ConnectError::Tls(_)) => " while SSL handshaking to upstream",
             Self::Connect(_) => " while connecting to upstream",
-            Self::Timeout | Self::Exchange(_) => " while reading response header from upstream",
+            Self::Timeout | Self::Exchange(_) | Self::Framing(_) => " while reading response header from upstream",
             Self::Spool(_) | Self::ClientBody(_) => " while sending request to upstream",
             Self::Balance(_) | Self::Request(_) | Self::Protocol(_) => "",
         }
@@ -67,7 +74,7 @@ impl SendFailure {
             Self::Timeout | Self::Connect(ConnectError::Timeout) => 504,
             Self::Request(_) | Self::Spool(_) | Self::Protocol(_) | Self::ClientBody(_) => 500,
             Self::Balance(_) => 503,
-            Self::Connect(_) | Self::Exchange(_) => 502,
+            Self::Connect(_) | Self::Exchange(_) | Self::Framing(_) => 502,
         }
     }
 
@@ -75,7 +82,8 @@ impl SendFailure {
     const fn outcome(&self) -> Option<Outcome> {
         match self {
             Self::Timeout | Self::Connect(ConnectError::Timeout) => Some(Outcome::Timeout),
-            Self::Connect(ConnectError::ServerName(_)) => None,
+            Self::Connect(ConnectError::Tls(TlsError::Name(_) | TlsError::Setup(_))) => None,
+            Self::Framing(_) => Some(Outcome::Status(502)),
             Self::Connect(_) | Self::Exchange(_) => Some(Outcome::TcpFailure),
             _ => None,
         }
@@ -91,6 +99,23 @@ impl SendFailure {
                 (500, format!("failed the initial dns/balancer resolve for '{host}' with: {error}"))
             }
             _ => (503, BalanceError::NoTargets.to_string()),
+        }
+    }
+}
+
+/// What nginx would say.
+fn in_words(error: &hyper::Error) -> String {
+    if error.is_incomplete_message() {
+        "upstream prematurely closed connection".to_owned()
+    } else if error.is_parse_too_large() {
+        "upstream sent too big header".to_owned()
+    } else if error.is_parse() {
+        format!("upstream sent invalid header ({error})")
+    } else {
+        match std::error::Error::source(error) {
+            Some(source) if source.is::<std::io::Error>() => format!("recv() failed ({source})"),
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
         }
     }
 }
@@ -112,9 +137,7 @@ pub(crate) async fn send(
     head: UpstreamHead,
 ) -> Result<Upstreamed, SendFailure> {
     let choice = flight.exchange.upstream.clone();
-    if !matches!(choice.scheme.as_str(), "http" | "https") {
-        return Err(SendFailure::Protocol(choice.scheme));
-    }
+    let Some(speech) = Speech::of(&choice.scheme) else { return Err(SendFailure::Protocol(choice.scheme)) };
     let shared = Arc::clone(&flight.worker.shared);
     let upstream = upstreams.find(&choice.host);
     let (hash, cookie) = upstream.map(|upstream| hash_input::of(upstream, &flight.exchange)).unwrap_or_default();
@@ -134,7 +157,7 @@ pub(crate) async fn send(
             connect_ms: None,
             failure: None,
         });
-        let failed = match attempt(flight, tls, &head, &address, upstream.map(AsRef::as_ref)).await {
+        let failed = match attempt(flight, tls, speech, &head, &address, upstream.map(AsRef::as_ref)).await {
             Ok(upstreamed) => {
                 attempts.report(Outcome::Status(upstreamed.response.status().as_u16()));
                 flight.in_use = attempts.into_use();
@@ -145,10 +168,17 @@ pub(crate) async fn send(
         if let Some(attempt) = flight.exchange.upstream.tries.last_mut() {
             attempt.failure = Some(failed.why.to_string());
         }
-        // What was not sent is still there: a body that comes from the client was given back.
-        let whole = flight.incoming.is_none() && !matches!(flight.exchange.request.body, RequestBody::Unread);
-        let repeatable = (!failed.sent || (whole && is_idempotent(&head.method)))
-            && matches!(failed.why, SendFailure::Connect(_) | SendFailure::Timeout | SendFailure::Exchange(_));
+        // A body that comes from the client is there as long as nothing of it was taken.
+        let whole = !matches!(flight.exchange.request.body, RequestBody::Unread);
+        let is_there = whole || flight.incoming.is_some();
+        let repeatable = is_there
+            && (!failed.sent || (whole && is_idempotent(&head.method)))
+            && match &failed.why {
+                SendFailure::Connect(_) | SendFailure::Timeout => true,
+                // An answer, though a wrong one, is no error that `proxy_next_upstream` knows by default.
+                SendFailure::Exchange(error) => !error.is_parse(),
+                _ => false,
+            };
         if !repeatable {
             report_last(&mut attempts, &failed.why);
             return Err(failed.why);
@@ -169,7 +199,7 @@ pub(crate) async fn send(
         retries -= 1;
         silverback_log::write(
             silverback_log::Level::Warn,
-            format_args!("{} while connecting to {}, trying again", failed.why, address.socket),
+            format_args!("{}{} {}, trying again", failed.why, failed.why.activity(), address.socket),
             Some(&crate::surroundings::context(&flight.exchange)),
         );
         address = attempts.next().await?;
@@ -191,78 +221,253 @@ fn is_idempotent(method: &Method) -> bool {
     *method != Method::POST && *method != Method::PATCH && method.as_str() != "LOCK"
 }
 
+/// What is spoken with the upstream, by the scheme of its URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Speech {
+    http2: bool,
+    secure: bool,
+}
+
+impl Speech {
+    fn of(scheme: &str) -> Option<Self> {
+        let (http2, secure) = match scheme {
+            "http" => (false, false),
+            "https" => (false, true),
+            "grpc" => (true, false),
+            "grpcs" => (true, true),
+            _ => return None,
+        };
+        Some(Self { http2, secure })
+    }
+}
+
 async fn attempt(
     flight: &mut Flight,
     tls: &ClientTls,
+    speech: Speech,
     head: &UpstreamHead,
     address: &Address,
     upstream: Option<&Upstream>,
 ) -> Result<Upstreamed, Failed> {
-    let before = |why: SendFailure| Failed { why, sent: false, reused: false };
     let choice = &flight.exchange.upstream;
-    let read_timeout = Duration::from_millis(u64::from(choice.read_timeout));
+    let host = host_header(&choice.host_header, address, upstream, speech.secure);
+    let key = Key { address: address.socket, tls: speech.secure.then(|| Rc::new(tls_key(flight, tls, speech, &host))) };
     let connect_timeout = Duration::from_millis(u64::from(choice.connect_timeout));
-    let secure = choice.scheme == "https";
-    let host = host_header(&choice.host_header, address, upstream, secure);
-    let key = Key {
-        address: address.socket,
-        tls: secure.then(|| TlsKey { server_name: server_name(&host), verify: choice.tls_verify.unwrap_or(false) }),
-    };
-    let pool = flight.worker.pool.clone();
-    let (mut connection, reused) = match pool.take(&key) {
-        Some(connection) => {
-            // As nginx has it: a connection that is there takes no time.
-            if let Some(attempt) = flight.exchange.upstream.tries.last_mut() {
-                attempt.connect_ms = Some(0.0);
-            }
-            (connection, true)
-        }
-        None => {
-            let max_head = flight.profile.settings.http.proxy_buffer_size;
-            let connecting = flight.now();
-            let connection = Box::pin(connect::connect(&key, tls, connect_timeout, max_head))
-                .await
-                .map_err(|error| before(error.into()))?;
-            let now = flight.now();
-            if let Some(attempt) = flight.exchange.upstream.tries.last_mut() {
-                attempt.connect_ms = Some((now - connecting) * 1000.0);
-            }
-            (connection, false)
-        }
-    };
-    let ready = tokio::time::timeout(connect_timeout, connection.sender.ready()).await;
-    match ready {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(Failed { why: SendFailure::Exchange(error), sent: false, reused }),
-        Err(_) => return Err(Failed { why: SendFailure::Timeout, sent: false, reused }),
-    }
-    let (body, progress) = body(flight).await.map_err(|error| before(SendFailure::Spool(error)))?;
-    let request = head.for_attempt(&host, &flight.spelling, body).map_err(|error| before(error.into()))?;
-    connection.next_is_head.announce();
-    connection.served += 1;
-    let write_timeout = Duration::from_millis(u64::from(flight.exchange.upstream.write_timeout));
-    let answer = in_time(connection.sender.try_send_request(request), progress, write_timeout, read_timeout).await;
-    let response = match answer {
-        None => return Err(Failed { why: SendFailure::Timeout, sent: true, reused: false }),
-        Some(Ok(response)) => response,
-        Some(Err(mut error)) => {
-            let unsent = error.take_message();
-            let sent = unsent.is_none();
-            if let Some(UpstreamRequestBody::Client(body, _)) = unsent.map(http::Request::into_body) {
-                flight.incoming = Some(body.into_inner());
-            }
-            let error = error.into_error();
-            let why = match client_fault(&error) {
-                Some(fault) => SendFailure::ClientBody(fault),
-                None => SendFailure::Exchange(error),
-            };
-            return Err(Failed { why, sent, reused });
-        }
+    let answered = if speech.http2 {
+        over_http2(flight, tls, head, &host, &key, connect_timeout).await?
+    } else {
+        over_http1(flight, tls, head, &host, key, connect_timeout).await?
     };
     flight.exchange.timings.upstream_header = Some(flight.now());
     // What went out as Host is `$upstream_host` from now on.
     flight.exchange.upstream.host_header = host;
-    Ok(Upstreamed { response, lease: Lease { pool, key, connection }, read_timeout })
+    Ok(answered)
+}
+
+/// What is told to TLS; a part of what connections are shared by.
+fn tls_key(flight: &Flight, tls: &ClientTls, speech: Speech, host: &str) -> TlsKey {
+    let exchange = &flight.exchange;
+    let asked = Asked {
+        service: exchange.matched.as_ref().and_then(|matched| matched.service.as_ref()).map(|service| service.id),
+        upstream: &exchange.upstream.host,
+        verify: exchange.upstream.tls_verify,
+        depth: exchange.wishes.upstream_tls_verify_depth,
+        grpc: speech.http2,
+    };
+    TlsKey { server_name: server_name(host), choice: tls.choose(&asked) }
+}
+
+async fn over_http1(
+    flight: &mut Flight,
+    tls: &ClientTls,
+    head: &UpstreamHead,
+    host: &str,
+    key: Key,
+    connect_timeout: Duration,
+) -> Result<Upstreamed, Failed> {
+    let pool = flight.worker.pool.clone();
+    let (mut connection, reused) = match pool.take(&key) {
+        Some(connection) => (connection, true),
+        None => (open_http1(flight, tls, &key, connect_timeout).await.map_err(unsent)?, false),
+    };
+    if reused {
+        connected(flight, 0.0);
+    }
+    match tokio::time::timeout(connect_timeout, connection.sender.ready()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(Failed { why: SendFailure::Exchange(error), sent: false, reused }),
+        Err(_) => return Err(Failed { why: SendFailure::Timeout, sent: false, reused }),
+    }
+    let (body, progress) = body(flight).await.map_err(unspooled)?;
+    let request = head.for_attempt(host, &flight.spelling, body).map_err(unwritable)?;
+    connection.next_is_head.announce();
+    connection.served += 1;
+    let (response, read_timeout) =
+        exchanged(flight, connection.sender.try_send_request(request), progress, reused).await?;
+    if let Some(wrong) = ambiguous_framing(response.headers()) {
+        return Err(Failed { why: SendFailure::Framing(wrong), sent: true, reused: false });
+    }
+    Ok(Upstreamed { response, lease: Lease::Http1 { pool, key, connection }, read_timeout })
+}
+
+async fn over_http2(
+    flight: &mut Flight,
+    tls: &ClientTls,
+    head: &UpstreamHead,
+    host: &str,
+    key: &Key,
+    connect_timeout: Duration,
+) -> Result<Upstreamed, Failed> {
+    let pool = flight.worker.pool.clone();
+    let (mut stream, reused) = match pool.share(key) {
+        Some(stream) => (stream, true),
+        None => {
+            let connecting = flight.now();
+            let max_head = flight.profile.settings.http.proxy_buffer_size;
+            let place = Box::pin(place(&pool, tls, key, connect_timeout, max_head)).await.map_err(unsent)?;
+            let took = (flight.now() - connecting) * 1000.0;
+            connected(flight, took);
+            (place, false)
+        }
+    };
+    if reused {
+        connected(flight, 0.0);
+    }
+    let (body, progress) = body(flight).await.map_err(unspooled)?;
+    let request = head.for_http2(host, key.tls.is_some(), body).map_err(unwritable)?;
+    let exchanging = stream.sender.try_send_request(request);
+    match exchanged(flight, exchanging, progress, reused).await {
+        Ok((response, read_timeout)) => Ok(Upstreamed { response, lease: Lease::Http2(stream), read_timeout }),
+        Err(failed) => {
+            if matches!(failed.why, SendFailure::Timeout) {
+                stream.retire();
+            }
+            Err(failed)
+        }
+    }
+}
+
+/// A place on a connection for HTTP/2. Of those that need a new one at the same time, one opens it.
+async fn place(
+    pool: &Pool,
+    tls: &ClientTls,
+    key: &Key,
+    timeout: Duration,
+    max_head: usize,
+) -> Result<Stream, ConnectError> {
+    let deadline = tokio::time::Instant::now() + timeout;
+    loop {
+        if let Some(stream) = pool.share(key) {
+            return Ok(stream);
+        }
+        match pool.turn(key) {
+            Turn::Ours(opening) => {
+                let connection = connect::http2(key, tls, timeout, max_head).await?;
+                let stream = pool.add(key, connection);
+                drop(opening);
+                return Ok(stream);
+            }
+            Turn::Others(opened) => {
+                let opened = opened.notified();
+                tokio::time::timeout_at(deadline, opened).await.map_err(|_| ConnectError::Timeout)?;
+            }
+        }
+    }
+}
+
+async fn open_http1(
+    flight: &mut Flight,
+    tls: &ClientTls,
+    key: &Key,
+    timeout: Duration,
+) -> Result<Connection, ConnectError> {
+    let max_head = flight.profile.settings.http.proxy_buffer_size;
+    let connecting = flight.now();
+    let connection = Box::pin(connect::http1(key, tls, timeout, max_head)).await?;
+    let took = (flight.now() - connecting) * 1000.0;
+    connected(flight, took);
+    Ok(connection)
+}
+
+/// Notes how long it took to connect, in milliseconds. As nginx has it, a connection that is there takes no time.
+fn connected(flight: &mut Flight, took: f64) {
+    if let Some(attempt) = flight.exchange.upstream.tries.last_mut() {
+        attempt.connect_ms = Some(took);
+    }
+}
+
+fn unsent(error: ConnectError) -> Failed {
+    Failed { why: error.into(), sent: false, reused: false }
+}
+
+fn unspooled(error: std::io::Error) -> Failed {
+    Failed { why: SendFailure::Spool(error), sent: false, reused: false }
+}
+
+fn unwritable(error: http::Error) -> Failed {
+    Failed { why: error.into(), sent: false, reused: false }
+}
+
+type Unsent = hyper::client::conn::TrySendError<http::Request<UpstreamRequestBody>>;
+
+/// Waits for the head of the answer. What was not sent after all is taken back.
+async fn exchanged(
+    flight: &mut Flight,
+    answer: impl Future<Output = Result<Response<Incoming>, Unsent>>,
+    progress: Progress,
+    reused: bool,
+) -> Result<(Response<Incoming>, Duration), Failed> {
+    let choice = &flight.exchange.upstream;
+    let read_timeout = Duration::from_millis(u64::from(choice.read_timeout));
+    let write_timeout = Duration::from_millis(u64::from(choice.write_timeout));
+    let mut error = match in_time(answer, progress, write_timeout, read_timeout).await {
+        None => return Err(Failed { why: SendFailure::Timeout, sent: true, reused: false }),
+        Some(Ok(response)) => return Ok((response, read_timeout)),
+        Some(Err(error)) => error,
+    };
+    let unsent = error.take_message();
+    let sent = unsent.is_none() && !is_refused(error.error());
+    if let Some(UpstreamRequestBody::Client(body, _)) = unsent.map(http::Request::into_body) {
+        flight.incoming = Some(body.into_inner());
+    }
+    let error = error.into_error();
+    let why = match client_fault(&error) {
+        Some(fault) => SendFailure::ClientBody(fault),
+        None => SendFailure::Exchange(error),
+    };
+    Err(Failed { why, sent, reused })
+}
+
+/// What in a head makes it uncertain where the body ends, in nginx's words: it must not be passed on.
+fn ambiguous_framing(headers: &HeaderMap) -> Option<&'static str> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = lengths.next();
+    if lengths.next().is_some() {
+        return Some("duplicate header line: \"Content-Length\"");
+    }
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let coding = codings.next()?;
+    if codings.next().is_some() {
+        return Some("duplicate header line: \"Transfer-Encoding\"");
+    }
+    if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Some("unknown \"Transfer-Encoding\"");
+    }
+    length.map(|_| "\"Content-Length\" and \"Transfer-Encoding\" headers at the same time")
+}
+
+/// Whether an upstream said that it did nothing for a request: a stream that it refused, or that it had not come to when
+/// it said that it goes (RFC 9113, 8.7).
+fn is_refused(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    source.is_some_and(|error| {
+        error.is_remote()
+            && match error.reason() {
+                Some(h2::Reason::REFUSED_STREAM) => error.is_reset(),
+                Some(h2::Reason::NO_ERROR) => error.is_go_away(),
+                _ => false,
+            }
+    })
 }
 
 /// Waits for an answer: each piece of the body may take `write_timeout`, the answer `read_timeout` from the last piece

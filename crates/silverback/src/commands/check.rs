@@ -1,9 +1,6 @@
 //! `check`
 
-use silverback_config::advice_on_text;
-
 use crate::{
-    assemble::Declared,
     cli::Check,
     conf::{self, Sources},
     console::Console,
@@ -18,11 +15,6 @@ pub(super) fn run(options: &Check, console: Console) -> Result<(), CommandError>
     let lacking = settings.tls.unavailable.join(", ");
     if !lacking.is_empty() {
         console.warn(format_args!("not available in this gateway's TLS, and never offered: {lacking}"));
-    }
-    if let Ok(Some(declared)) = Declared::of(&settings) {
-        for remark in advice_on_text(&declared.text, declared.file.as_deref()) {
-            console.warn(remark);
-        }
     }
     let (important, other): (Vec<_>, Vec<_>) = settings.ignored.iter().partition(|property| property.important);
     for (title, properties) in [

@@ -14,9 +14,12 @@ use tokio::{
 };
 
 use super::{Balancer, Balancers, address::AddressKey};
-use crate::upstream::health::{
-    ActiveCheck,
-    probe::{self, ProbeTls},
+use crate::upstream::{
+    ClientTls,
+    health::{
+        ActiveCheck,
+        probe::{self, ProbeTls},
+    },
 };
 
 /// Probes at the same time, of all upstreams together.
@@ -99,10 +102,11 @@ async fn probe_on(
     }
 }
 
-async fn round(balancer: &Arc<Balancer>, tls: &ProbeTls, turns: &Arc<Semaphore>, of_healthy: bool) {
+async fn round(balancer: &Arc<Balancer>, tls: &ClientTls, turns: &Arc<Semaphore>, of_healthy: bool) {
     let peers = balancer.peers.load_full();
     let Some(definition) = peers.definition() else { return };
     let check = Arc::new(definition.checks.active.clone());
+    let upstream: Arc<str> = definition.name.as_str().into();
     let host_header: Option<Arc<str>> = definition.host_header.as_deref().map(Into::into);
     let mut probes: JoinSet<()> = JoinSet::new();
     let mut seen: HashSet<&AddressKey> = HashSet::new();
@@ -120,8 +124,10 @@ async fn round(balancer: &Arc<Balancer>, tls: &ProbeTls, turns: &Arc<Semaphore>,
         let Ok(turn) = Arc::clone(turns).acquire_owned().await else { return };
         let (balancer, address) = (Arc::clone(balancer), Arc::clone(&peer.address));
         let (check, tls, host_header) = (Arc::clone(&check), tls.clone(), host_header.clone());
+        let upstream = Arc::clone(&upstream);
         probes.spawn(async move {
             let hostname = host_header.as_deref().unwrap_or(&address.key.0);
+            let tls = ProbeTls { tls: &tls, upstream: &upstream };
             let outcome = probe::probe(&check, &tls, socket, hostname).await;
             drop(turn);
             balancer.report(&address, outcome, |definition| &definition.checks.active.limits);

@@ -1,13 +1,17 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value as Json, json};
+use silverback_config::Settings;
 use silverback_model::Catalogue;
 
 use super::*;
 
 fn balancers() -> Balancers {
-    let dns = silverback_config::load_text(None, "", &BTreeMap::new()).unwrap().settings.dns;
-    Balancers::new(Resolver::new(&dns))
+    Balancers::new(Resolver::new(&settings().dns))
+}
+
+fn settings() -> Settings {
+    silverback_config::load_text(None, "", &BTreeMap::new()).unwrap().settings
 }
 
 /// The upstreams of a configuration with one, called `up`.
@@ -18,8 +22,7 @@ fn upstreams(balancers: &Balancers, upstream: &Json) -> Upstreams {
     let plugins = silverback_config::settings::EnabledPlugins { bundled: false, named: Vec::new() };
     let snapshot = silverback_config::parse_declarative(&text, None, &Catalogue::default(), &plugins, 1).unwrap();
     let upstreams = Upstreams::build(&snapshot, balancers);
-    let tls = crate::upstream::ClientTls::new(rustls::RootCertStore::empty()).unwrap();
-    upstreams.put_in_force(balancers, tls.for_probes());
+    upstreams.put_in_force(balancers, ClientTls::build(&snapshot, &settings()).unwrap());
     upstreams
 }
 

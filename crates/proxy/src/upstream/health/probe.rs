@@ -2,27 +2,26 @@
 
 use std::{io, net::SocketAddr};
 
-use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
-use tokio_rustls::TlsConnector;
 
 use super::{ActiveCheck, CheckKind, Outcome};
+use crate::upstream::tls::{Asked, ClientTls};
 
 /// Bytes in which the status line must have come.
 const MAX_STATUS_LINE: usize = 4096;
 
-/// How TLS is spoken with targets: with their certificates checked, and without.
-#[derive(Clone)]
-pub(crate) struct ProbeTls {
-    pub(crate) checked: TlsConnector,
-    pub(crate) unchecked: TlsConnector,
+/// How TLS is spoken with the targets of an upstream entity: with its client certificate.
+pub(crate) struct ProbeTls<'a> {
+    pub(crate) tls: &'a ClientTls,
+    /// The upstream's name.
+    pub(crate) upstream: &'a str,
 }
 
 /// Probes an address. `hostname` is what it is called: the upstream's `host_header`, or the target's host.
-pub(crate) async fn probe(check: &ActiveCheck, tls: &ProbeTls, address: SocketAddr, hostname: &str) -> Outcome {
+pub(crate) async fn probe(check: &ActiveCheck, tls: &ProbeTls<'_>, address: SocketAddr, hostname: &str) -> Outcome {
     match tokio::time::timeout(check.timeout, exchange(check, tls, address, hostname)).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Outcome::TcpFailure,
@@ -30,7 +29,7 @@ pub(crate) async fn probe(check: &ActiveCheck, tls: &ProbeTls, address: SocketAd
     }
 }
 
-async fn exchange(check: &ActiveCheck, tls: &ProbeTls, address: SocketAddr, hostname: &str) -> io::Result<Outcome> {
+async fn exchange(check: &ActiveCheck, tls: &ProbeTls<'_>, address: SocketAddr, hostname: &str) -> io::Result<Outcome> {
     let socket = TcpStream::connect(address).await?;
     match check.kind {
         // gRPC has no request that every server answers: that it takes connections is what is checked.
@@ -38,10 +37,13 @@ async fn exchange(check: &ActiveCheck, tls: &ProbeTls, address: SocketAddr, host
         CheckKind::Http => ask(check, socket, hostname).await,
         CheckKind::Https | CheckKind::Grpcs => {
             let name = check.https_sni.as_deref().unwrap_or_else(|| without_port(hostname));
-            let name = ServerName::try_from(name.trim_matches(['[', ']']).to_owned())
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-            let connector = if check.https_verify_certificate { &tls.checked } else { &tls.unchecked };
-            let socket = connector.connect(name, socket).await?;
+            let choice = tls.tls.choose(&Asked {
+                upstream: tls.upstream,
+                verify: Some(check.https_verify_certificate),
+                ..Asked::default()
+            });
+            let connecting = tls.tls.connect(&choice, name.trim_matches(['[', ']']), socket);
+            let socket = connecting.await.map_err(io::Error::other)?;
             if check.kind == CheckKind::Grpcs {
                 return Ok(Outcome::Success);
             }
