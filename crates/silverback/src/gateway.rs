@@ -2,7 +2,7 @@
 
 pub(crate) mod verdict;
 
-use std::{fs, io, panic, process::ExitCode, sync::Arc, time::Duration};
+use std::{fs, io, panic, process::ExitCode, sync::Arc};
 
 use nix::unistd::{geteuid, gethostname};
 use silverback_admin::{Configured, HealthNotSet, Loaded, Node, Statistics, Upstreams};
@@ -31,8 +31,6 @@ use crate::{
     reaper, summary,
 };
 
-/// How long plugin servers may take to end when they are asked to.
-const SERVERS_GRACE: Duration = Duration::from_secs(3);
 
 /// Why a gateway did not start.
 #[derive(Debug, Error)]
@@ -282,7 +280,7 @@ impl Gateway {
     async fn end(self) {
         self.tasks.iter().for_each(JoinHandle::abort);
         drop(self.proxy);
-        self.host.stop(SERVERS_GRACE).await;
+        self.host.stop().await;
         remove_sockets(&self.settings);
         log(Level::Notice, format_args!("exit"));
     }

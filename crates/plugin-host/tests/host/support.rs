@@ -79,10 +79,35 @@ impl Stage {
         start_cmd: Option<String>,
         plugin: &'static str,
     ) -> Self {
+        Self::set(protocol, deadlines, folder, plugin, |server| server.start_cmd = start_cmd)
+    }
+
+    /// A stand-in of the host's with other settings than the default.
+    pub(crate) fn with_settings(
+        protocol: WireProtocol,
+        deadlines: Deadlines,
+        env: &str,
+        settings: impl FnOnce(&mut PluginServer),
+    ) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let line = command_line(protocol, &folder, "socket", env);
+        Self::set(protocol, deadlines, folder, "actor", |server| {
+            server.start_cmd = Some(line);
+            settings(server);
+        })
+    }
+
+    fn set(
+        protocol: WireProtocol,
+        deadlines: Deadlines,
+        folder: TempDir,
+        plugin: &'static str,
+        settings: impl FnOnce(&mut PluginServer),
+    ) -> Self {
         let mut server = PluginServer::new("stand-in", folder.path().join("socket"), "");
-        server.start_cmd = start_cmd;
+        settings(&mut server);
         let offer = Offer { server: "stand-in".to_owned(), protocol, socket: None, plugins: Vec::new() };
-        let host = Host::start_with(&[server], &[], &[offer], |_| deadlines, None);
+        let host = Host::start_with(&[server], &[], &[offer], move |_| deadlines, None);
         let connections = Connections::new(Arc::clone(&host));
         Self { host, connections, protocol, plugin, folder, elsewhere: None, listens_on: "socket" }
     }
@@ -255,7 +280,7 @@ pub(crate) fn with_both<F: Future<Output = ()>>(deadlines: Deadlines, test: impl
             let stage = Stage::new(protocol, deadlines);
             let host = Arc::clone(&stage.host);
             test(stage, protocol).await;
-            host.stop(Duration::ZERO).await;
+            host.stop().await;
         });
     }
 }
