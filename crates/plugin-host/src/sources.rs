@@ -34,8 +34,8 @@ struct Stamp {
 
 impl Sources {
     /// Of a server: its executable, the scripts that its start command names with those beside them, and the code in
-    /// directories that it names. Reads the file system.
-    pub fn of(server: &PluginServer) -> Self {
+    /// directories that it names, except for the gateway's own, its prefix. Reads the file system.
+    pub fn of(server: &PluginServer, prefix: &Path) -> Self {
         let mut sources = Self::default();
         let Some(line) = &server.start_cmd else { return sources };
         let directory = server.process.cwd.clone().or_else(|| env::current_dir().ok()).unwrap_or_default();
@@ -54,7 +54,10 @@ impl Sources {
                     continue;
                 }
             }
-            sources.add(&directory.join(value));
+            let path = directory.join(value);
+            if !prefix.starts_with(&path) {
+                sources.add(&path);
+            }
         }
         sources
     }
@@ -166,7 +169,7 @@ mod tests {
             let mut server = PluginServer::new("s", "", "");
             server.process.cwd = Some(folder.path().to_owned());
             server.start_cmd = Some(line.to_owned());
-            let sources = || Sources::of(&server);
+            let sources = || Sources::of(&server, &at("js/lib"));
             let before = sources();
             for file in
                 ["server", "plugin.py", "helper.py", "notes.txt", "js/a.js", "js/lib/b.ts", "js/node_modules/c.js"]
@@ -183,5 +186,6 @@ mod tests {
         check("node nothing --plugins-directory=js", &["js/a.js", "js/lib/b.ts"]);
         check("node nothing --plugins-directory js", &["js/a.js", "js/lib/b.ts"]);
         check("sleep 100", &[]);
+        check("./server -kong-prefix ./js/lib", &["server"]);
     }
 }

@@ -141,7 +141,7 @@ impl Gateway {
         let account = Account::of(&settings)?;
         let api_listeners = silverback_admin::bind(&settings)?;
         let declared = Declared::of(&settings)?;
-        let files = watcher::files(&settings.plugin_servers).await;
+        let files = watcher::files(&settings.plugin_servers, &settings.prefix).await;
         let found = assemble::find_plugins(&settings).await?;
         for warning in &found.warnings {
             log(Level::Warn, format_args!("{warning}"));
@@ -177,7 +177,7 @@ impl Gateway {
         node.set_upstreams(AdminUpstreams(proxy.upstream_health()));
         let mut tasks = silverback_admin::spawn(api_listeners, &node).map_err(StartError::ApiLog)?;
         tasks.push(tokio::spawn(reaper::reap_orphans()));
-        let (watcher, task) = Watcher::spawn();
+        let (watcher, task) = Watcher::spawn(settings.prefix.clone());
         tasks.push(task);
         watcher.watch(&settings.plugin_servers, &files);
         proxy.run().map_err(StartError::Workers)?;

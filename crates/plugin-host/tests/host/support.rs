@@ -41,6 +41,8 @@ pub(crate) struct Stage {
     elsewhere: Option<Child>,
     /// Name of the socket that the stand-in is started with.
     listens_on: &'static str,
+    /// The server's.
+    settings: PluginServer,
 }
 
 /// Who starts the stand-in.
@@ -107,9 +109,13 @@ impl Stage {
         let mut server = PluginServer::new("stand-in", folder.path().join("socket"), "");
         settings(&mut server);
         let offer = Offer { server: "stand-in".to_owned(), protocol, socket: None, plugins: Vec::new() };
-        let host = Host::start_with(&[server], &[], &[offer], move |_| deadlines, None);
+        let host = Host::start_with(std::slice::from_ref(&server), &[], &[offer], move |_| deadlines, None);
         let connections = Connections::new(Arc::clone(&host));
-        Self { host, connections, protocol, plugin, folder, elsewhere: None, listens_on: "socket" }
+        Self { host, connections, protocol, plugin, folder, elsewhere: None, listens_on: "socket", settings: server }
+    }
+
+    pub(crate) fn settings(&self) -> PluginServer {
+        self.settings.clone()
     }
 
     /// Starts the stand-in as somebody else than the host; ends the one before.

@@ -94,7 +94,7 @@ impl Gateway {
     /// Asks servers that have changed what they offer, and starts them beside those that run.
     async fn servers(&self, scope: &Scope, settings: &Settings) -> Result<Servers, AssembleError> {
         // before they are asked: what changes later is seen as a change
-        let files = watcher::files(&settings.plugin_servers).await;
+        let files = watcher::files(&settings.plugin_servers, &settings.prefix).await;
         let stays = |server: &PluginServer| {
             let named = match scope {
                 Scope::Configuration => false,

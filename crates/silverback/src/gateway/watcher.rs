@@ -1,6 +1,10 @@
 //! Watches the files of plugin servers (`pluginserver_NAME_watch`), and the ways to tell whether they have changed.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use silverback_config::settings::PluginServer;
 use silverback_plugin_host::Sources;
@@ -18,9 +22,9 @@ const EVERY: Duration = Duration::from_secs(1);
 pub(super) type Files = HashMap<String, Sources>;
 
 /// The files of servers as they are.
-pub(super) async fn files(servers: &[PluginServer]) -> Files {
-    let servers = servers.to_vec();
-    let look = move || servers.iter().map(|server| (server.name.clone(), Sources::of(server))).collect();
+pub(super) async fn files(servers: &[PluginServer], prefix: &Path) -> Files {
+    let (servers, prefix) = (servers.to_vec(), prefix.to_owned());
+    let look = move || servers.iter().map(|server| (server.name.clone(), Sources::of(server, &prefix))).collect();
     spawn_blocking(look).await.unwrap_or_default() // without any, nothing is seen to change
 }
 
@@ -31,10 +35,10 @@ pub(super) struct Watcher {
 }
 
 impl Watcher {
-    pub(super) fn spawn() -> (Self, JoinHandle<()>) {
+    pub(super) fn spawn(prefix: PathBuf) -> (Self, JoinHandle<()>) {
         let (watched, receiver) = watch::channel(Default::default());
         let (sender, changed) = mpsc::channel(1);
-        (Self { watched, changed }, tokio::spawn(look(receiver, sender)))
+        (Self { watched, changed }, tokio::spawn(look(receiver, sender, prefix)))
     }
 
     /// These servers run, with these files. Those that are to be watched are.
@@ -52,7 +56,11 @@ impl Watcher {
     }
 }
 
-async fn look(watched: watch::Receiver<(Vec<PluginServer>, Files)>, changed: mpsc::Sender<Vec<String>>) {
+async fn look(
+    watched: watch::Receiver<(Vec<PluginServer>, Files)>,
+    changed: mpsc::Sender<Vec<String>>,
+    prefix: PathBuf,
+) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut before = Files::new();
@@ -64,7 +72,7 @@ async fn look(watched: watch::Receiver<(Vec<PluginServer>, Files)>, changed: mps
         if servers.is_empty() {
             continue;
         }
-        let now = files(&servers).await;
+        let now = files(&servers, &prefix).await;
         let names: Vec<String> = now
             .iter()
             .filter(|(name, files)| {
