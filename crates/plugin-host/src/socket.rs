@@ -5,7 +5,6 @@
 //! people and scripts look for. Only one process at a time may be between its start and that: it has the turn.
 
 use std::{
-    collections::HashSet,
     fs, io,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
@@ -42,8 +41,8 @@ pub(crate) struct Address {
 struct Turn {
     /// What a former gateway left behind has been looked for.
     swept: bool,
-    /// Sockets of processes of ours, under the names that they were given.
-    ours: HashSet<PathBuf>,
+    /// Sockets of processes of ours, under the names that they were given, the newest last.
+    ours: Vec<PathBuf>,
 }
 
 /// The right to start a process that binds the path.
@@ -79,21 +78,20 @@ impl Address {
     }
 
     /// Forgets the socket of a process that has ended, and lets the link lead to one that has not.
-    pub(crate) async fn release(&self, socket: &Path, others: impl FnOnce() -> Option<PathBuf>) {
+    pub(crate) async fn release(&self, socket: &Path) {
         let mut turn = self.turn.lock().await;
-        if turn.ours.remove(socket) {
-            let _ = fs::remove_file(socket); // it may be gone with its process
-        }
+        turn.ours.retain(|ours| ours != socket);
+        let _ = fs::remove_file(socket); // it may be gone with its process
         // a process may have unlinked the path that it once bound when it ended
         let leads = fs::read_link(&self.path).is_ok_and(|target| turn.ours.contains(&self.path.with_file_name(target)));
         if leads {
             return;
         }
-        match others() {
-            Some(other) if turn.ours.contains(&other) => {
-                let _ = link(&self.path, &other); // nobody of ours needs it
+        match turn.ours.last() {
+            Some(newest) => {
+                let _ = link(&self.path, newest); // nobody of ours needs it
             }
-            _ => {
+            None => {
                 // a link that leads nowhere
                 if fs::symlink_metadata(&self.path).is_ok_and(|file| file.is_symlink()) {
                     let _ = fs::remove_file(&self.path);
@@ -127,7 +125,7 @@ impl Claim<'_> {
         fs::rename(self.path, &own)?;
         let identity = Identity::new(listener.pid, &fs::metadata(&own)?);
         link(self.path, &own)?;
-        self.turn.ours.insert(own.clone());
+        self.turn.ours.push(own.clone());
         Ok((own, identity))
     }
 }
@@ -222,9 +220,9 @@ mod tests {
         }
         // the second ends, and took the path along
         fs::remove_file(&path).unwrap();
-        address.release(&names[1], || Some(names[0].clone())).await;
+        address.release(&names[1]).await;
         assert_eq!(fs::read_link(&path).unwrap(), Path::new("socket.1"));
-        address.release(&names[0], || None).await;
+        address.release(&names[0]).await;
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 

@@ -50,41 +50,42 @@ impl Sources {
             if is_program && !word.starts_with('-') {
                 is_program = false;
                 if !word.contains('/') {
-                    sources.add_program(&word);
+                    sources.add_program(&word, prefix);
                     continue;
                 }
             }
             let path = directory.join(value);
-            if !prefix.starts_with(&path) {
-                sources.add(&path);
-            }
+            sources.add(&path, prefix);
         }
         sources
     }
 
-    fn add_program(&mut self, name: &str) {
+    fn add_program(&mut self, name: &str, prefix: &Path) {
         let path = env::var_os("PATH").unwrap_or_default();
         let found = env::split_paths(&path).map(|directory| directory.join(name)).find(|path| path.is_file());
         if let Some(found) = found {
-            self.add(&found);
+            self.add(&found, prefix);
         }
     }
 
-    fn add(&mut self, path: &Path) {
+    fn add(&mut self, path: &Path, prefix: &Path) {
         let Ok(file) = fs::metadata(path) else { return };
         if file.is_dir() {
-            self.add_code(path, MAX_DEPTH, &|_| true);
+            self.add_code(path, MAX_DEPTH, &|path| path != prefix);
         } else if file.is_file() {
             self.insert(path, &file);
             // what a script imports lies beside it, more often than not
             if let (Some(directory), Some(ending)) = (path.parent(), ending(path)) {
-                self.add_code(directory, 0, &|other| self::ending(other) == Some(ending));
+                self.add_code(directory, 0, &|other| other == directory || self::ending(other) == Some(ending));
             }
         }
     }
 
     /// The code in a directory, and so many levels below.
     fn add_code(&mut self, directory: &Path, depth: usize, wanted: &dyn Fn(&Path) -> bool) {
+        if !wanted(directory) {
+            return;
+        }
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             if self.0.len() >= MAX_FILES {
                 return;
@@ -161,19 +162,35 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         fs::create_dir_all(at("js/lib")).unwrap();
         fs::create_dir_all(at("js/node_modules")).unwrap();
-        for file in ["server", "plugin.py", "helper.py", "notes.txt", "js/a.js", "js/lib/b.ts", "js/node_modules/c.js"]
-        {
+        fs::create_dir_all(at("prefix")).unwrap();
+        for file in [
+            "server",
+            "plugin.py",
+            "helper.py",
+            "notes.txt",
+            "js/a.js",
+            "js/lib/b.ts",
+            "js/node_modules/c.js",
+            "prefix/d.js",
+        ] {
             write(at(file), "1").unwrap();
         }
         let check = |line: &str, expect: &[&str]| {
             let mut server = PluginServer::new("s", "", "");
             server.process.cwd = Some(folder.path().to_owned());
             server.start_cmd = Some(line.to_owned());
-            let sources = || Sources::of(&server, &at("js/lib"));
+            let sources = || Sources::of(&server, &at("prefix"));
             let before = sources();
-            for file in
-                ["server", "plugin.py", "helper.py", "notes.txt", "js/a.js", "js/lib/b.ts", "js/node_modules/c.js"]
-            {
+            for file in [
+                "server",
+                "plugin.py",
+                "helper.py",
+                "notes.txt",
+                "js/a.js",
+                "js/lib/b.ts",
+                "js/node_modules/c.js",
+                "prefix/d.js",
+            ] {
                 let old = sources();
                 write(at("new"), "22").unwrap();
                 fs::rename(at("new"), at(file)).unwrap();
@@ -186,6 +203,6 @@ mod tests {
         check("node nothing --plugins-directory=js", &["js/a.js", "js/lib/b.ts"]);
         check("node nothing --plugins-directory js", &["js/a.js", "js/lib/b.ts"]);
         check("sleep 100", &[]);
-        check("./server -kong-prefix ./js/lib", &["server"]);
+        check("./server -kong-prefix prefix", &["server"]);
     }
 }

@@ -295,13 +295,11 @@ impl Supervisor {
     fn dismiss(&mut self, running: Running) {
         self.doubt = None;
         self.server.dismiss(&running.life);
-        let (server, launch) = (Arc::clone(&self.server), Arc::clone(&self.launch));
+        let launch = Arc::clone(&self.launch);
         let socket = running.life.socket.clone();
         drop(running);
         // the path may be claimed by a process that is coming up: it is waited for elsewhere
-        tokio::spawn(async move {
-            launch.address.release(&socket, || server.lives().first().map(|life| life.socket.clone())).await;
-        });
+        tokio::spawn(async move { launch.address.release(&socket).await });
     }
 
     async fn obey(&mut self, order: Order) -> Option<Event> {
@@ -554,7 +552,7 @@ async fn end(server: &Arc<Server>, launch: &Launch, running: Running, grace: Dur
         log(server, Level::Info, format_args!("pid {pid} has ended"));
     }
     server.dismiss(&life);
-    launch.address.release(&life.socket, || server.lives().first().map(|life| life.socket.clone())).await;
+    launch.address.release(&life.socket).await;
 }
 
 /// Waits until the socket of a life answers as it did.
