@@ -8,7 +8,7 @@ TEST_THREADS ?= 4
 FUZZ_SECONDS ?= 10
 SOAK_SECONDS ?= 600
 
-.PHONY: help demo test unit e2e lint fmt deny build bench chaos soak fuzz clean
+.PHONY: help demo test unit e2e lint fmt deny build bench chaos soak upgrades fuzz clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 14
@@ -60,6 +60,11 @@ soak: ## load with random faults for SOAK_SECONDS
 	scripts/setup test
 	cargo build --release --locked --package silverback --package silverback-e2e
 	target/release/chaos --soak $(SOAK_SECONDS)
+
+upgrades: ## 20 upgrades of plugin servers in each language, under load
+	scripts/setup test
+	cargo build --locked --package silverback
+	SILVERBACK_UPGRADES=20 cargo test --locked --package silverback-e2e --test e2e -- is_upgraded_under_load --test-threads=1
 
 fuzz: ## every fuzz target for FUZZ_SECONDS; needs cargo-fuzz and a nightly toolchain
 	fuzz/run $(FUZZ_SECONDS)

@@ -143,6 +143,53 @@ impl Trial {
         server
     }
 
+    /// The server whose plugin is what [`Trial::install`] put into this directory.
+    pub fn installed_in(self, directory: &Path) -> PluginServer {
+        let mut server = PluginServer::from(self);
+        let (from, to) = (existing(self.source()), self.installed(directory));
+        let (from, to) = match self {
+            // its server is told the directory
+            Self::JavaScript => (existing("e2e/plugins/node"), directory.to_path_buf()),
+            Self::Go | Self::Python => (from, to),
+        };
+        let to = to.display().to_string();
+        server.start = server.start.map(|start| start.replace(&from, &to));
+        server.query = server.query.replace(&from, &to);
+        server
+    }
+
+    /// Puts the plugin into a directory, in one step, in the place of the one that is there. In Python and JavaScript it
+    /// puts its revision behind the value that it sets a header to, and `broken` text in front of the script.
+    pub fn install(self, directory: &Path, revision: &str, broken: &str) {
+        let (source, to) = (existing(self.source()), self.installed(directory));
+        let new = directory.join("new");
+        std::fs::create_dir_all(directory).unwrap();
+        if self == Self::Go {
+            std::fs::copy(source, &new).unwrap();
+        } else {
+            let text = std::fs::read_to_string(source).unwrap();
+            let (from, with) = match self {
+                Self::Python => (r#"config.get("value", "")"#, format!(r#"config.get("value", "") + "{revision}""#)),
+                _ => ("value || ''", format!("(value || '') + '{revision}'")),
+            };
+            assert!(text.contains(from), "the plugin has changed");
+            std::fs::write(&new, broken.to_owned() + &text.replace(from, &with)).unwrap();
+        }
+        std::fs::rename(new, to).unwrap();
+    }
+
+    fn source(self) -> &'static str {
+        match self {
+            Self::Go => ".tools/bin/trial-go",
+            Self::Python => "e2e/plugins/python/trial.py",
+            Self::JavaScript => "e2e/plugins/node/trial-js.js",
+        }
+    }
+
+    fn installed(self, directory: &Path) -> std::path::PathBuf {
+        directory.join(Path::new(self.source()).file_name().unwrap())
+    }
+
     /// The server that does not begin before `file` exists.
     pub fn held_until(self, file: &Path) -> PluginServer {
         let mut server = PluginServer::from(self);

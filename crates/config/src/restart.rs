@@ -12,7 +12,7 @@ struct Group {
     holds: fn(&str) -> bool,
 }
 
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 6] = [
     Group {
         name: "proxy_listen",
         changed: |a, b| a.proxy_listen != b.proxy_listen,
@@ -48,12 +48,6 @@ const GROUPS: [Group; 7] = [
         changed: |a, b| a.user != b.user,
         copy: |from, to| to.user.clone_from(&from.user),
         holds: |name| matches!(name, "nginx_user" | "nginx_main_user"),
-    },
-    Group {
-        name: "pluginserver_*",
-        changed: |a, b| a.plugin_servers != b.plugin_servers,
-        copy: |from, to| to.plugin_servers.clone_from(&from.plugin_servers),
-        holds: |name| name.starts_with("pluginserver_") || matches!(name, "go_plugins_dir" | "go_pluginserver_exe"),
     },
 ];
 
@@ -95,13 +89,13 @@ mod tests {
              stream_listen = 127.0.0.1:3\npluginserver_names = b\npluginserver_b_query_cmd = q\npluginserver_b_start_cmd = s",
         );
         let kept = keep_what_needs_restart(&running, &mut new);
-        assert_eq!(kept, ["proxy_listen", "admin_listen", "stream_listen", "nginx_worker_processes", "pluginserver_*"]);
+        assert_eq!(kept, ["proxy_listen", "admin_listen", "stream_listen", "nginx_worker_processes"]);
         assert_eq!(keep_what_needs_restart(&running, &mut new), Vec::<&str>::new());
         let written = settings(&kong_env(&new));
         assert_eq!(written.log_level, crate::settings::LogLevel::Info);
         assert_eq!(
             (&written.proxy_listen, &written.admin_listen, written.workers, &written.plugin_servers),
-            (&running.proxy_listen, &running.admin_listen, running.workers, &running.plugin_servers)
+            (&running.proxy_listen, &running.admin_listen, running.workers, &new.plugin_servers)
         );
     }
 }

@@ -1,6 +1,6 @@
 //! A connection to a plugin server: a Unix stream socket, the bytes read ahead and those to be written.
 
-use std::{io, os::fd::AsFd as _, time::Duration};
+use std::{io, os::fd::AsFd as _, path::Path, time::Duration};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use nix::sys::socket::{getsockopt, sockopt};
@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     FailureKind,
-    server::{Identity, Server},
+    life::{Identity, Life},
     size::{self, Held},
 };
 
@@ -100,11 +100,16 @@ impl From<io::Error> for Broken {
 }
 
 /// Connects, and tells who answers. A full backlog is a queue to wait in; bound this by a timeout.
-pub(crate) async fn connect(server: &Server) -> io::Result<(Connection, Identity)> {
+pub(crate) async fn connect(life: &Life) -> io::Result<(Connection, Identity)> {
+    connect_to(&life.socket).await
+}
+
+/// The same for a socket of which it is not known yet whose it is.
+pub(crate) async fn connect_to(socket: &Path) -> io::Result<(Connection, Identity)> {
     let mut pauses = QUEUE_PAUSES.into_iter();
     let mut pause = Duration::ZERO;
     let stream = loop {
-        match UnixStream::connect(&server.socket).await {
+        match UnixStream::connect(socket).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 pause = pauses.next().unwrap_or(pause);
                 sleep(pause).await;
@@ -113,7 +118,7 @@ pub(crate) async fn connect(server: &Server) -> io::Result<(Connection, Identity
         }
     };
     let peer = getsockopt(&stream.as_fd(), sockopt::PeerCredentials)?;
-    let identity = Identity::new(peer.pid(), &std::fs::metadata(&server.socket)?);
+    let identity = Identity::new(peer.pid(), &std::fs::metadata(socket)?);
     Ok((Connection::new(stream), identity))
 }
 

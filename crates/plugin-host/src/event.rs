@@ -22,12 +22,15 @@ use silverback_protocol::{Call, Return, dump::WireProtocol};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
-    EventFailure, FailureKind, Host, Instance,
+    EventFailure, FailureKind, Host, Instance, ServerState,
     admission::Refused,
     breaker::{Open, Pass},
     connection::{Broken, Connection, connect},
     failure::Sign,
+    instance::NotStarted,
+    life::Life,
     server::{MAX_PARKED, Server},
+    start,
 };
 
 use clock::Clock;
@@ -72,14 +75,14 @@ pub enum EventEnd {
 /// One worker thread's connections to plugin servers.
 pub struct Connections {
     host: Arc<Host>,
-    /// By the address of the server, which lives as long as the host.
-    pools: RefCell<HashMap<*const Server, Pool>>,
+    /// By epoch.
+    pools: RefCell<HashMap<u64, Pool>>,
     not_send: PhantomData<*const ()>,
 }
 
-/// Idle connections to one server, all of the same epoch.
+/// Idle connections to one life of a server.
 struct Pool {
-    epoch: u64,
+    life: Arc<Life>,
     idle: Idle<Connection>,
 }
 
@@ -139,6 +142,8 @@ impl Connections {
         limit: Option<Duration>,
         pdk: &mut P,
     ) -> Result<EventEnd, EventFailure> {
+        let successor = instance.successor();
+        let instance = successor.as_ref().unwrap_or(instance);
         let server = &instance.server;
         let limit = limit.unwrap_or(server.deadlines.event);
         let not_run = |kind, message| Err(not_run(instance, phase, kind, message));
@@ -157,7 +162,7 @@ impl Connections {
         };
         let open = |what: &str, Open { failures }| format!("{what} {failures} times in a row: it is not tried now");
         let unready = match server.unready.pass() {
-            Err(broken) if server.ready_epoch() == 0 => {
+            Err(broken) if !server.is_ready() => {
                 return not_run(FailureKind::BreakerOpen, open("its server was not ready in time", broken));
             }
             pass => pass.ok(),
@@ -167,6 +172,12 @@ impl Connections {
             Err(broken) => return not_run(FailureKind::BreakerOpen, open("it failed", broken)),
         };
         let result = self.run(instance, phase, limit, pdk).await;
+        if let Err(Failed { failure: EventFailure { kind: FailureKind::Unavailable, .. }, .. }) = &result
+            && instance.successor().is_some()
+        {
+            // its server was replaced while it was waited for
+            return Box::pin(self.handle_event(instance, phase, Some(limit), pdk)).await;
+        }
         tell(instance, &result, pass, unready);
         result.map_err(|failed| failed.failure)
     }
@@ -181,21 +192,43 @@ impl Connections {
         let server = &instance.server;
         let give_up = Instant::now() + server.deadlines.ready;
         let mut again = false;
+        let mut lost = false;
         if server.is_crowded() {
             let message = format!("more than {MAX_PARKED} of its handlers have not ended; it should be restarted");
-            return Err(self.failure(instance, phase, 0, FailureKind::Unavailable, message).await);
+            return Err(self.failure(instance, None, phase, FailureKind::Unavailable, message).await);
         }
         loop {
-            let started = self.host.running(instance).await;
-            let started = match started {
-                Ok(started) => started,
-                Err(failure) => return Err(self.failure(instance, phase, 0, failure.kind, failure.message).await),
+            let lease = match server.lease(give_up).await {
+                Ok(lease) => lease,
+                Err(state) => {
+                    let message = unavailable(server, state);
+                    return Err(self.failure(instance, None, phase, FailureKind::Unavailable, message).await);
+                }
             };
-            let (mut connection, pooled) = match self.connection(server, started.epoch, give_up).await {
+            let life = &lease.life;
+            let started = match self.host.running(instance, life).await {
+                Ok(started) => started,
+                Err(NotStarted::Refused(kind, message)) => {
+                    return Err(self.failure(instance, Some(life), phase, kind, message).await);
+                }
+                Err(NotStarted::Gone(Some(message))) if lost => {
+                    let message = start::no_answer(&message);
+                    return Err(self.failure(instance, Some(life), phase, FailureKind::Start, message).await);
+                }
+                Err(NotStarted::Gone(asked)) if Instant::now() < give_up => {
+                    lost |= asked.is_some();
+                    continue;
+                }
+                Err(NotStarted::Gone(_)) => {
+                    let message = unavailable(server, server.state());
+                    return Err(self.failure(instance, Some(life), phase, FailureKind::Unavailable, message).await);
+                }
+            };
+            let (mut connection, pooled) = match self.connection(server, life, give_up).await {
                 Ok(Some(connection)) => connection,
-                Ok(None) => continue, // the epoch is over
+                Ok(None) => continue, // this life is over
                 Err(message) => {
-                    return Err(self.failure(instance, phase, started.epoch, FailureKind::Unavailable, message).await);
+                    return Err(self.failure(instance, Some(life), phase, FailureKind::Unavailable, message).await);
                 }
             };
             let deadline = sleep(limit);
@@ -207,12 +240,12 @@ impl Connections {
             };
             let stop = match done {
                 Ok(Done::Reusable(end)) => {
-                    self.keep(server, started.epoch, connection);
+                    self.keep(life, connection);
                     return Ok(end);
                 }
                 Ok(Done::Gone(end)) => return Ok(end),
                 Ok(Done::Release(end, handler)) => {
-                    release::spawn(connection, handler, Arc::clone(server), started.epoch, "the request has ended");
+                    release::spawn(connection, handler, Arc::clone(server), Arc::clone(life), "the request has ended");
                     return Ok(end);
                 }
                 Err(stop) => stop,
@@ -224,13 +257,13 @@ impl Connections {
                 // it was closed while it was idle; the pool may hold more of them, but not for ever
                 Stop::Unsent(_) if pooled => {
                     if elsewhere {
-                        server.doubt(started.epoch);
+                        life.doubt();
                     }
                     continue;
                 }
                 // its process is ending: what counts is that it has seen nothing of the event
                 Stop::Unsent(_) if Instant::now() < give_up => {
-                    server.doubt(started.epoch);
+                    life.doubt();
                     continue;
                 }
                 Stop::Unknown(_) if !again => {
@@ -241,87 +274,81 @@ impl Connections {
                 Stop::Unsent(message) | Stop::Unknown(message) => (FailureKind::Closed, message),
                 Stop::Failed(kind, message) => {
                     if kind == FailureKind::Closed && elsewhere {
-                        server.doubt(started.epoch);
+                        life.doubt();
                     }
                     (kind, message)
                 }
                 Stop::Abandoned(kind, message, handler) => {
                     if let Some(handler) = handler {
-                        release::spawn(connection, handler, Arc::clone(server), started.epoch, &message);
+                        release::spawn(connection, handler, Arc::clone(server), Arc::clone(life), &message);
                     }
                     if kind == FailureKind::Deadline {
-                        release::spawn_probe(Arc::clone(server), started);
+                        release::spawn_probe(Arc::clone(server), Arc::clone(life), started.id);
                     }
                     (kind, message)
                 }
             };
-            return Err(self.failure(instance, phase, started.epoch, kind, message).await);
+            return Err(self.failure(instance, Some(life), phase, kind, message).await);
         }
     }
 
-    /// An idle connection of this epoch (`true`), or a new one. `None`: the epoch is over.
+    /// An idle connection (`true`), or a new one. `None`: the life is over, or in doubt.
     async fn connection(
         &self,
-        server: &Arc<Server>,
-        epoch: u64,
+        server: &Server,
+        life: &Arc<Life>,
         give_up: Instant,
     ) -> Result<Option<(Connection, bool)>, String> {
-        {
-            let mut pools = self.pools.borrow_mut();
-            let pool = pools.entry(Arc::as_ptr(server)).or_insert_with(|| Pool { epoch, idle: Idle::new() });
-            if epoch < pool.epoch {
-                return Ok(None);
-            }
-            if epoch > pool.epoch {
-                *pool = Pool { epoch, idle: Idle::new() };
-            }
+        if let Some(pool) = self.pools.borrow_mut().get_mut(&life.epoch) {
             while let Some(mut connection) = pool.idle.take() {
                 if connection.is_quiet() {
                     return Ok(Some((connection, true)));
                 }
             }
         }
-        match timeout(server.deadlines.ready, connect(server)).await {
-            Ok(Ok((connection, identity))) => {
-                let condition = server.condition();
-                if condition.epoch == epoch && condition.identity == Some(identity) {
-                    return Ok(Some((connection, false)));
-                }
-            }
-            Ok(Err(_)) => {}
+        match timeout(server.deadlines.ready, connect(life)).await {
+            Ok(Ok((connection, identity))) if life.identity == identity => return Ok(Some((connection, false))),
+            Ok(_) => {}
             Err(_) => {
                 return Err(format!(
                     "no connection to {} within {} s: its queue is full",
-                    server.socket.display(),
+                    life.socket.display(),
                     server.deadlines.ready.as_secs()
                 ));
             }
         }
-        server.doubt(epoch);
+        life.doubt();
         if Instant::now() >= give_up {
-            return Err(format!("no connection to {}", server.socket.display()));
+            return Err(format!("no connection to {}", life.socket.display()));
         }
         Ok(None)
     }
 
-    fn keep(&self, server: &Arc<Server>, epoch: u64, connection: Connection) {
-        let mut pools = self.pools.borrow_mut();
-        let Some(pool) = pools.get_mut(&Arc::as_ptr(server)) else { return };
-        if pool.epoch == epoch && connection.is_in_step() {
-            pool.idle.keep(connection);
+    fn keep(&self, life: &Arc<Life>, connection: Connection) {
+        if life.is_over() || !connection.is_in_step() {
+            return;
         }
+        let mut pools = self.pools.borrow_mut();
+        if !pools.contains_key(&life.epoch) {
+            pools.retain(|_, pool| !pool.life.is_over());
+        }
+        let pool = pools.entry(life.epoch).or_insert_with(|| Pool { life: Arc::clone(life), idle: Idle::new() });
+        pool.idle.keep(connection);
     }
 
-    /// `epoch` is the one in which it failed; 0 if that is not known.
+    /// `life`: the one that it failed in, if it got that far.
     async fn failure(
         &self,
         instance: &Instance,
+        life: Option<&Arc<Life>>,
         phase: Phase,
-        epoch: u64,
         kind: FailureKind,
         mut message: String,
     ) -> Failed {
-        let process = instance.server.process();
+        let process = match life {
+            Some(life) => life.process.clone(),
+            None => instance.server.last_process(),
+        };
         let mut ended = None;
         if kind == FailureKind::Closed
             && let Some(process) = &process
@@ -332,7 +359,7 @@ impl Connections {
                 sleep(LAST_WORDS).await;
             }
             if let Some(end) = process.end() {
-                ended = (epoch != 0).then_some(epoch);
+                ended = life.map(|life| life.epoch);
                 message = format!("{message}: its process ended ({end})");
                 sleep(LAST_WORDS).await;
             }
@@ -342,7 +369,7 @@ impl Connections {
             message,
             plugin: instance.plugin.clone(),
             phase,
-            server: instance.server.name.clone(),
+            server: instance.server.name().to_owned(),
             pid: process.as_ref().map(|process| process.pid),
             lines: process.map(|process| process.last_lines()).unwrap_or_default(),
         };
@@ -350,16 +377,28 @@ impl Connections {
     }
 }
 
+fn unavailable(server: &Server, state: ServerState) -> String {
+    match state {
+        ServerState::Draining => "the server is being stopped".to_owned(),
+        ServerState::Dead => "the server is stopped".to_owned(),
+        _ => format!(
+            "the server was not ready within {} s: nothing answers at {}",
+            server.deadlines.ready.as_secs(),
+            server.settings.socket.display()
+        ),
+    }
+}
+
 /// The failure of an event that was not run: its server has had nothing to do with it.
 fn not_run(instance: &Instance, phase: Phase, kind: FailureKind, message: String) -> EventFailure {
-    let (plugin, server) = (instance.plugin.clone(), instance.server.name.clone());
+    let (plugin, server) = (instance.plugin.clone(), instance.server.name().to_owned());
     EventFailure { kind, message, plugin, phase, server, pid: None, lines: Vec::new() }
 }
 
 /// Tells the breakers of the instance and of its server how an event ended.
 fn tell(instance: &Instance, result: &Result<EventEnd, Failed>, pass: Pass<'_>, unready: Option<Pass<'_>>) {
     let server = &instance.server;
-    let (plugin, name) = (&instance.plugin, &server.name);
+    let (plugin, name) = (&instance.plugin, server.name());
     let log = |level, message: std::fmt::Arguments<'_>| silverback_log::write(level, message, None);
     let dead = match result {
         Ok(_) => None,
@@ -371,7 +410,7 @@ fn tell(instance: &Instance, result: &Result<EventEnd, Failed>, pass: Pass<'_>, 
     };
     if let Some((failure, _)) = dead
         && failure.kind == FailureKind::Unavailable
-        && server.ready_epoch() == 0
+        && !server.is_ready()
     {
         if unready.is_some_and(|unready| unready.failed(None)) {
             let message = format_args!("plugin server {name} is not ready, again and again: its events fail at once");

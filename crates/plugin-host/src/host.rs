@@ -2,30 +2,44 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use serde_json::{Map, Value as Json};
 use silverback_config::{Settings, settings::PluginServer};
 use silverback_log::Level;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use crate::{
-    Deadlines, Instance, Offer, ServerStatus,
-    instance::{StartResult, integral_numbers},
+    Deadlines, FailureKind, Fleet, Instance, Offer, ServerStatus, elsewhere,
+    instance::{NotStarted, StartResult},
+    life::Life,
     repair::Repair,
-    server::Server,
-    start, supervisor,
+    server::{Server, Stop},
+    socket::Address,
+    start,
+    supervisor::{self, Launch},
 };
+
+/// How long what cannot be killed is waited for when the host stops.
+const LAST_WAIT: Duration = Duration::from_secs(4);
 
 /// All plugin servers of a node.
 pub struct Host {
-    servers: Vec<Arc<Server>>,
-    supervisors: Mutex<Vec<JoinHandle<()>>>,
-    /// By server, plugin and configuration.
-    instances: Mutex<HashMap<(String, String, String), Weak<Instance>>>,
+    /// Those in force.
+    fleet: ArcSwap<Fleet>,
+    deadlines: Box<dyn Fn(&PluginServer) -> Deadlines + Send + Sync>,
+    /// The tasks that watch servers: also those that are new or that end.
+    supervisors: Mutex<Vec<(Arc<Server>, JoinHandle<()>)>>,
+    /// What is known of the socket files, by configured path.
+    addresses: Mutex<HashMap<PathBuf, Arc<Address>>>,
+    /// Where the repair modules go; `None`: nowhere.
+    repair: Option<PathBuf>,
+    /// They are written when the first server wants them.
+    repaired: OnceLock<Option<Repair>>,
     starts: mpsc::UnboundedSender<start::Wanted>,
 }
 
@@ -33,9 +47,8 @@ impl Host {
     /// Starts the supervisors of all servers on the current runtime. Its thread must live as long as the process does:
     /// the servers' processes die with it.
     pub fn start(settings: &Settings, offers: &[Offer]) -> Arc<Self> {
-        let repair = settings.plugin_servers.iter().any(|server| server.events.repair && server.start_cmd.is_some());
-        let repair = repair.then(|| settings.prefix.join("repair"));
-        Self::start_with(&settings.plugin_servers, &settings.main_env, offers, Deadlines::of, repair.as_deref())
+        let repair = settings.prefix.join("repair");
+        Self::start_with(&settings.plugin_servers, &settings.main_env, offers, Deadlines::of, Some(repair))
     }
 
     /// As [`Host::start`], with deadlines and a directory for the repair modules of one's own.
@@ -43,105 +56,127 @@ impl Host {
         configured: &[PluginServer],
         main_env: &[String],
         offers: &[Offer],
-        deadlines: impl Fn(&PluginServer) -> Deadlines,
-        repair: Option<&Path>,
+        deadlines: impl Fn(&PluginServer) -> Deadlines + Send + Sync + 'static,
+        repair: Option<PathBuf>,
     ) -> Arc<Self> {
-        let repair = repair.and_then(|directory| {
-            Repair::write(directory)
-                .inspect_err(|error| {
-                    let directory = directory.display();
-                    let message = format_args!("plugin servers run without repair: {directory}: {error}");
-                    silverback_log::write(Level::Error, message, None);
-                })
-                .ok()
-        });
-        let mut servers = Vec::new();
-        let mut supervisors = Vec::new();
-        for offer in offers {
-            let Some(config) = configured.iter().find(|server| server.name == offer.server) else { continue };
-            let plugins = offer.plugins.iter().map(|plugin| plugin.name.clone()).collect();
-            let (server, orders) = Server::new(
-                config.name.clone(),
-                offer.protocol,
-                config.socket.clone(),
-                plugins,
-                config.start_cmd.is_some(),
-                deadlines(config),
-                config.events.clone(),
-            );
-            let server = Arc::new(server);
-            let start_cmd = config.start_cmd.clone();
-            let repair = repair.clone().filter(|_| config.events.repair);
-            supervisors.push(supervisor::spawn(Arc::clone(&server), orders, start_cmd, main_env.to_vec(), repair));
-            servers.push(server);
-        }
-        // an instance is in this channel once at most
+        // an instance is in this channel once for each process at most
         let (starts, requests) = mpsc::unbounded_channel();
         tokio::spawn(start::serve(requests));
-        Arc::new(Self { servers, supervisors: Mutex::new(supervisors), instances: Mutex::default(), starts })
+        let host = Arc::new(Self {
+            fleet: ArcSwap::default(),
+            deadlines: Box::new(deadlines),
+            supervisors: Mutex::default(),
+            addresses: Mutex::default(),
+            repair,
+            repaired: OnceLock::new(),
+            starts,
+        });
+        let servers = offers.iter().filter_map(|offer| {
+            let settings = configured.iter().find(|settings| settings.name == offer.server)?;
+            Some(host.add(settings, main_env, offer, false))
+        });
+        let fleet = Fleet(servers.collect());
+        host.fleet.store(Arc::new(fleet));
+        host
     }
 
-    /// The instance of a plugin with a configuration: the same one for the same configuration, whoever asks.
-    /// `config` is what the plugin gets, ids and all, but without `__seq__`.
-    ///
-    /// `None`: there is no server of that name.
+    /// Starts a server. It gets events when it is in the fleet.
+    pub(crate) fn add(
+        &self,
+        settings: &PluginServer,
+        main_env: &[String],
+        offer: &Offer,
+        on_trial: bool,
+    ) -> Arc<Server> {
+        let server = Arc::new(Server::new(settings.clone(), offer, (self.deadlines)(settings), on_trial));
+        let tasks = match &settings.start_cmd {
+            Some(line) => {
+                let launch = Launch {
+                    line: line.clone(),
+                    main_env: main_env.to_vec(),
+                    repair: settings.events.repair.then(|| self.repair()).flatten(),
+                    address: self.address(&settings.socket),
+                };
+                supervisor::spawn(&server, launch)
+            }
+            None => vec![elsewhere::spawn(&server)],
+        };
+        let mut supervisors = self.supervisors.lock().unwrap_or_else(PoisonError::into_inner);
+        supervisors.retain(|(_, task)| !task.is_finished());
+        supervisors.extend(tasks.into_iter().map(|task| (Arc::clone(&server), task)));
+        server
+    }
+
+    /// The modules that repair stock servers.
+    fn repair(&self) -> Option<Repair> {
+        let write = || {
+            let directory = self.repair.as_deref()?;
+            let failed = |error: &std::io::Error| {
+                let directory = directory.display();
+                let message = format_args!("plugin servers run without repair: {directory}: {error}");
+                silverback_log::write(Level::Error, message, None);
+            };
+            Repair::write(directory).inspect_err(failed).ok()
+        };
+        self.repaired.get_or_init(write).clone()
+    }
+
+    /// Servers of one path, one after the other, share what is known of the files there.
+    fn address(&self, path: &Path) -> Arc<Address> {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let address = addresses.entry(path.to_owned()).or_insert_with(|| Arc::new(Address::new(path.to_owned())));
+        Arc::clone(address)
+    }
+
+    /// The servers in force.
+    pub fn fleet(&self) -> Fleet {
+        Fleet::clone(&self.fleet.load())
+    }
+
+    pub(crate) fn replace_fleet(&self, fleet: Fleet) -> Fleet {
+        Fleet::clone(&self.fleet.swap(Arc::new(fleet)))
+    }
+
+    /// [`Fleet::instance`] of the servers in force.
     pub fn instance(&self, server: &str, plugin: &str, config: Map<String, Json>) -> Option<Arc<Instance>> {
-        let server = self.servers.iter().find(|candidate| candidate.name == server)?;
-        let mut config = Json::Object(config);
-        integral_numbers(&mut config);
-        let key = (server.name.clone(), plugin.to_owned(), config.to_string());
-        let Json::Object(config) = config else { return None };
-        let mut instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(instance) = instances.get(&key).and_then(Weak::upgrade) {
-            return Some(instance);
-        }
-        if instances.len() == instances.capacity() {
-            instances.retain(|_, instance| instance.strong_count() > 0);
-        }
-        let instance = Arc::new(Instance::new(Arc::clone(server), plugin.to_owned(), config));
-        instances.insert(key, Arc::downgrade(&instance));
-        Some(instance)
+        self.fleet.load().instance(server, plugin, config)
     }
 
-    /// Ends all processes: asks them to, waits for at most `grace`, then kills them.
-    pub async fn stop(&self, grace: Duration) {
-        for server in &self.servers {
-            server.stop(grace);
-        }
+    /// Ends all processes: asks them to, and kills those that have not ended within their `shutdown_grace`.
+    pub async fn stop(&self) {
         let supervisors = std::mem::take(&mut *self.supervisors.lock().unwrap_or_else(PoisonError::into_inner));
-        for supervisor in supervisors {
-            // killed processes end at once: this bounds what cannot be killed
-            let _ = timeout(grace + Duration::from_secs(2), supervisor).await;
+        let mut longest = Duration::ZERO;
+        for (server, _) in &supervisors {
+            let grace = server.settings.process.shutdown_grace;
+            longest = longest.max(grace);
+            server.stop(Stop::Now(grace));
         }
+        let all = async {
+            for (_, task) in supervisors {
+                let _ = task.await; // one that panicked has ended
+            }
+        };
+        // killed processes end at once: this bounds what cannot be killed
+        let _ = timeout(longest + LAST_WAIT, all).await;
     }
 
     /// What an operator wants to know, in the order of `pluginserver_names`.
     pub fn status(&self) -> Vec<ServerStatus> {
-        let instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
-        let instances: Vec<_> = instances.values().filter_map(Weak::upgrade).collect();
-        let status = |server: &Arc<Server>| {
-            let of_it = instances.iter().filter(|instance| Arc::ptr_eq(&instance.server, server));
-            let breaker = of_it.map(|instance| instance.breaker_state()).chain([server.unready.state()]).max();
-            ServerStatus { breaker: breaker.unwrap_or_default(), ..server.status() }
-        };
-        self.servers.iter().map(status).collect()
+        self.fleet.load().status()
     }
 
-    /// The instance's number in the server's process; started if it is not.
-    pub(crate) async fn running(&self, instance: &Arc<Instance>) -> StartResult {
-        if let Some(started) = instance.running() {
+    /// What the instance is in a process; started if it is not.
+    pub(crate) async fn running(&self, instance: &Arc<Instance>, life: &Arc<Life>) -> StartResult {
+        if let Some(started) = instance.running(life.epoch) {
             return Ok(started);
         }
-        let (result, first) = instance.join();
+        let (result, first) = instance.join(life.epoch);
         if first {
             // if the control thread is gone, dropping it tells all who wait
-            let _ = self.starts.send(start::Wanted::new(Arc::clone(instance)));
+            let _ = self.starts.send(start::Wanted::new(Arc::clone(instance), Arc::clone(life)));
         }
         result.await.unwrap_or_else(|_| {
-            Err(crate::instance::StartFailure {
-                kind: crate::FailureKind::Unavailable,
-                message: "the gateway is stopping".to_owned(),
-            })
+            Err(NotStarted::Refused(FailureKind::Unavailable, "the gateway is stopping".to_owned()))
         })
     }
 }

@@ -1,13 +1,16 @@
 //! Instances: a plugin with one configuration.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use serde_json::{Map, Value as Json};
 use silverback_model::{OnError, Phase};
 use tokio::sync::oneshot;
 
-use crate::{BreakerState, FailureKind, WireProtocol, breaker::Breaker, server::Server};
+use crate::{BreakerState, FailureKind, ServerState, WireProtocol, breaker::Breaker, life::Life, server::Server};
 
 /// A plugin with one configuration, in one server. Shared by all workers, and over reloads.
 pub struct Instance {
@@ -15,12 +18,12 @@ pub struct Instance {
     pub(crate) plugin: String,
     /// As the plugin gets it, without `__seq__`.
     config: Map<String, Json>,
-    /// The instance in the server's process; of an epoch that may be over.
-    started: ArcSwapOption<Started>,
-    /// The number that it has in an epoch, the same however often it is started.
-    number: Mutex<Option<(u64, i32)>>,
-    /// Who waits for a start that is under way; `None` if none is.
-    waiting: Mutex<Option<Vec<oneshot::Sender<StartResult>>>>,
+    /// What it is in the server's processes. The lives that some of them belong to may be over.
+    started: ArcSwap<Vec<Started>>,
+    /// The numbers that it has, by epoch; the same however often it is started in one.
+    numbers: Mutex<HashMap<u64, i32>>,
+    /// Who waits for a start that is under way, by epoch.
+    waiting: Mutex<HashMap<u64, Vec<oneshot::Sender<StartResult>>>>,
     /// One for each phase: a handler for `log` that works says nothing of the one for `access`.
     breakers: [Breaker; Phase::ALL.len()],
 }
@@ -34,23 +37,25 @@ pub(crate) struct Started {
 
 /// Why there is no instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StartFailure {
-    pub(crate) kind: FailureKind,
-    pub(crate) message: String,
+pub(crate) enum NotStarted {
+    /// The server said no, or nothing in time.
+    Refused(FailureKind, String),
+    /// The process went away. What it did when it was asked, if it was: another one may do otherwise.
+    Gone(Option<String>),
 }
 
-pub(crate) type StartResult = Result<Started, StartFailure>;
+pub(crate) type StartResult = Result<Started, NotStarted>;
 
 impl Instance {
     pub(crate) fn new(server: Arc<Server>, plugin: String, config: Map<String, Json>) -> Self {
         Self {
-            breakers: Phase::ALL.map(|_| Breaker::new(server.policy.breaker)),
+            breakers: Phase::ALL.map(|_| Breaker::new(server.settings.events.breaker)),
             server,
             plugin,
             config,
-            started: ArcSwapOption::empty(),
-            number: Mutex::new(None),
-            waiting: Mutex::new(None),
+            started: ArcSwap::default(),
+            numbers: Mutex::default(),
+            waiting: Mutex::default(),
         }
     }
 
@@ -61,7 +66,7 @@ impl Instance {
 
     /// The name of the server that it runs in.
     pub fn server(&self) -> &str {
-        &self.server.name
+        self.server.name()
     }
 
     /// What its server speaks.
@@ -71,7 +76,7 @@ impl Instance {
 
     /// What the failure of one of its events means, as its server's settings have it.
     pub fn on_error(&self) -> &OnError {
-        &self.server.policy.on_error
+        &self.server.settings.events.on_error
     }
 
     /// The breaker of its handler for a phase.
@@ -92,38 +97,50 @@ impl Instance {
         self.breakers.iter().map(Breaker::state).max().unwrap_or_default()
     }
 
-    /// The running instance, if there is one in the epoch that is ready.
-    pub(crate) fn running(&self) -> Option<Started> {
-        let epoch = self.server.ready_epoch();
-        let started = self.started.load();
-        started.as_deref().copied().filter(|started| epoch != 0 && started.epoch == epoch)
+    /// What it is in this epoch, if it was started.
+    pub(crate) fn running(&self, epoch: u64) -> Option<Started> {
+        self.started.load().iter().copied().find(|started| started.epoch == epoch)
+    }
+
+    /// The same in the server that took the place of its own, if that serves no more.
+    pub(crate) fn successor(&self) -> Option<Arc<Self>> {
+        let server = self.server.successor().filter(|_| self.server.state() != ServerState::Ready)?;
+        server.plugins.contains(&self.plugin).then(|| server.instance(&self.plugin, self.config.clone()))
+    }
+
+    /// Whether it stands for the same plugin of the configuration as another one.
+    pub(crate) fn is_same_entity(&self, other: &Self) -> bool {
+        let id = |instance: &Self| instance.config.get("__plugin_id").cloned();
+        self.plugin == other.plugin && (self.config == other.config || (id(self).is_some() && id(self) == id(other)))
     }
 
     /// The server does not know this instance (any more).
     pub(crate) fn forget(&self, lost: Started) {
-        let current = self.started.load();
-        if current.as_deref() == Some(&lost) {
-            // if somebody else was faster, theirs stays
-            self.started.compare_and_swap(&current, None);
-        }
+        self.started.rcu(|started| started.iter().copied().filter(|other| *other != lost).collect::<Vec<_>>());
     }
 
     /// Joins those who wait for a start. `true`: nobody else did, a start is to be made.
-    pub(crate) fn join(&self) -> (oneshot::Receiver<StartResult>, bool) {
+    pub(crate) fn join(&self, epoch: u64) -> (oneshot::Receiver<StartResult>, bool) {
         let (sender, receiver) = oneshot::channel();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = waiting.is_none();
-        waiting.get_or_insert_default().push(sender);
-        (receiver, first)
+        let senders = waiting.entry(epoch).or_default();
+        senders.push(sender);
+        (receiver, senders.len() == 1)
     }
 
     /// Ends a start: everybody who waits gets its result.
-    pub(crate) fn finish(&self, result: &StartResult) {
+    pub(crate) fn finish(&self, epoch: u64, result: &StartResult) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(started) = result {
-            self.started.store(Some(Arc::new(*started)));
+        if let Ok(new) = result {
+            let lives = self.server.lives();
+            let lasts = |epoch: u64| epoch == new.epoch || lives.iter().any(|life| life.epoch == epoch);
+            self.started.rcu(|started| {
+                let others = started.iter().copied().filter(|other| other.epoch != new.epoch && lasts(other.epoch));
+                others.chain([*new]).collect::<Vec<_>>()
+            });
+            self.numbers.lock().unwrap_or_else(PoisonError::into_inner).retain(|epoch, _| lasts(*epoch));
         }
-        let senders = waiting.take();
+        let senders = waiting.remove(&epoch);
         drop(waiting);
         for sender in senders.into_iter().flatten() {
             let _ = sender.send(result.clone()); // one that does not wait any more has met its deadline
@@ -132,16 +149,9 @@ impl Instance {
 
     /// Its number in an epoch. go-pdk (from 0.10 on) takes it for the instance's id if it is not 0, and two gateways may
     /// share a server: it is random.
-    pub(crate) fn number(&self, epoch: u64) -> i32 {
-        let mut number = self.number.lock().unwrap_or_else(PoisonError::into_inner);
-        match *number {
-            Some((of, number)) if of == epoch => number,
-            _ => {
-                let reserved = self.server.reserve_number(epoch, || fastrand::i32(1..));
-                *number = Some((epoch, reserved));
-                reserved
-            }
-        }
+    pub(crate) fn number(&self, life: &Life) -> i32 {
+        let mut numbers = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        *numbers.entry(life.epoch).or_insert_with(|| life.reserve_number(|| fastrand::i32(1..)))
     }
 
     /// The configuration as JSON, with the instance's number.

@@ -7,23 +7,30 @@
 //!
 //! The rule that governs all of it: an event that could not run to its end is an [`EventFailure`], never a success.
 //!
-//! What makes stale instances impossible is the *epoch*: a number for one life of a server. An instance belongs to
-//! one epoch, a connection too, and a connection is only used for an epoch if the process behind the socket is the one
-//! that the epoch was declared for ([`server::Identity`]).
+//! A server has one process or several. What makes stale instances impossible is the *epoch*: a number for one life of a
+//! process ([`life::Life`]). An instance is started in each, a connection belongs to one, and it is only used if the
+//! process behind the socket is the one that the epoch was declared for ([`life::Identity`]).
 
 mod admission;
 mod breaker;
 mod command;
 mod connection;
+mod elsewhere;
 mod event;
 mod failure;
+mod fleet;
 mod host;
 mod instance;
+mod life;
 mod output;
+mod process;
 mod query;
 mod repair;
+mod seat;
 mod server;
 mod size;
+mod socket;
+mod sources;
 mod start;
 mod status;
 mod supervisor;
@@ -31,11 +38,13 @@ mod usage;
 
 pub use event::{Connections, EventEnd, Pdk, Reply};
 pub use failure::{EventFailure, FailureKind};
+pub use fleet::{Change, ChangeError, Fleet};
 pub use host::Host;
 pub use instance::Instance;
-pub use query::{Offer, QueryError, query};
+pub use query::{Offer, QueryError, query, query_some};
 pub use server::ServerState;
 pub use silverback_protocol::dump::{PluginInfo, WireProtocol};
+pub use sources::Sources;
 pub use status::{BreakerState, ProcessStatus, ServerStatus};
 pub use usage::Usage;
 

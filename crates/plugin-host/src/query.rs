@@ -7,11 +7,14 @@ use silverback_log::Level;
 use silverback_protocol::dump::{Dump, PluginInfo, WireProtocol};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
-    task::JoinSet,
+    task::{JoinSet, spawn_blocking},
     time::timeout,
 };
 
-use crate::{command, output};
+use crate::{
+    command::{self, Circumstances},
+    output,
+};
 
 /// How long a query command may take.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -55,12 +58,29 @@ fn after(stderr: &str) -> String {
 /// # Errors
 /// Everything that went wrong, not only the first problem.
 pub async fn query(settings: &Settings) -> Result<Vec<Offer>, Vec<QueryError>> {
+    query_some(&settings.plugin_servers, &settings.main_env, Vec::new()).await
+}
+
+/// Runs the query commands of those servers of which there is no offer in `known` yet. Offers come in the order of
+/// `servers`.
+///
+/// # Errors
+/// Everything that went wrong, not only the first problem.
+pub async fn query_some(
+    servers: &[PluginServer],
+    main_env: &[String],
+    known: Vec<Offer>,
+) -> Result<Vec<Offer>, Vec<QueryError>> {
+    let place = |offer: &Offer| servers.iter().position(|server| server.name == offer.server);
+    let mut answers: Vec<_> = known.into_iter().filter_map(|offer| Some((place(&offer)?, Ok(offer)))).collect();
     let mut running = JoinSet::new();
-    for (index, server) in settings.plugin_servers.iter().enumerate() {
-        let (server, main_env) = (server.clone(), settings.main_env.clone());
+    for (index, server) in servers.iter().enumerate() {
+        if answers.iter().any(|(known, _)| *known == index) {
+            continue;
+        }
+        let (server, main_env) = (server.clone(), main_env.to_vec());
         running.spawn(async move { (index, ask(&server, &main_env).await) });
     }
-    let mut answers = Vec::new();
     while let Some(answer) = running.join_next().await {
         answers.extend(answer); // a task that panicked is a server without an answer: the next lines find it missing
     }
@@ -96,7 +116,12 @@ fn offered_twice(offers: &[Offer]) -> Vec<QueryError> {
 
 async fn ask(server: &PluginServer, main_env: &[String]) -> Result<Offer, QueryError> {
     let not_run = |error: std::io::Error| QueryError::NotRun { server: server.name.clone(), reason: error.to_string() };
-    let mut child = command::shell(&server.query_cmd, main_env)
+    let policy = server.process.clone();
+    let circumstances = spawn_blocking(move || Circumstances::of(&policy)).await;
+    let circumstances = circumstances.map_err(|error| not_run(std::io::Error::other(error)))?;
+    let mut command = command::shell(&server.query_cmd, main_env);
+    circumstances.map_err(|error| not_run(std::io::Error::other(error)))?.apply(&mut command);
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

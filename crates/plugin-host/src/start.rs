@@ -1,6 +1,9 @@
 //! Starting instances: done on the control thread, once however many requests ask for it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use silverback_protocol::{
     Value,
@@ -10,6 +13,7 @@ use silverback_protocol::{
 };
 use tokio::{
     sync::mpsc,
+    task::JoinSet,
     time::{Instant, timeout_at},
 };
 
@@ -17,28 +21,33 @@ use crate::{
     FailureKind, Instance,
     connection::{Broken, Connection, connect},
     event::{Handler, msgpack, release},
-    instance::{StartFailure, StartResult, Started},
-    server::{Server, ServerState},
+    instance::{NotStarted, StartResult, Started},
+    life::Life,
+    server::Server,
     size,
 };
 
 /// Pause before a server is asked again that went away while it was asked.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// Instances that are started at a time in a process that gets no events yet.
+const MAX_STARTS: usize = 8;
+
 /// A start that a worker asks for. Whatever becomes of it, those who wait for it get to know.
 pub(crate) struct Wanted {
     instance: Arc<Instance>,
+    life: Arc<Life>,
     finished: bool,
 }
 
 impl Wanted {
-    pub(crate) fn new(instance: Arc<Instance>) -> Self {
-        Self { instance, finished: false }
+    pub(crate) fn new(instance: Arc<Instance>, life: Arc<Life>) -> Self {
+        Self { instance, life, finished: false }
     }
 
     fn finish(mut self, result: &StartResult) {
         self.finished = true;
-        self.instance.finish(result);
+        self.instance.finish(self.life.epoch, result);
     }
 }
 
@@ -46,7 +55,7 @@ impl Drop for Wanted {
     fn drop(&mut self) {
         if !self.finished {
             let message = "the start of its instance was cut short, as when the gateway stops".to_owned();
-            self.instance.finish(&Err(StartFailure { kind: FailureKind::Unavailable, message }));
+            self.instance.finish(self.life.epoch, &Err(NotStarted::Refused(FailureKind::Unavailable, message)));
         }
     }
 }
@@ -55,12 +64,46 @@ impl Drop for Wanted {
 pub(crate) async fn serve(mut requests: mpsc::UnboundedReceiver<Wanted>) {
     while let Some(wanted) = requests.recv().await {
         tokio::spawn(async move {
-            let result = match wanted.instance.running() {
+            let result = match wanted.instance.running(wanted.life.epoch) {
                 Some(started) => Ok(started),
-                None => start(&wanted.instance).await,
+                None => start(&wanted.instance, &wanted.life).await,
             };
             wanted.finish(&result);
         });
+    }
+}
+
+/// Starts instances in a life that gets no events yet, a few at a time: those that `wanted` says. The first that the
+/// server refuses, or that is not started within its deadline, ends it.
+pub(crate) async fn warm(
+    server: &Arc<Server>,
+    life: &Arc<Life>,
+    wanted: impl Fn(&Instance) -> bool,
+) -> Result<(), String> {
+    let mut instances = server.instances().into_iter().filter(|instance| wanted(instance));
+    let mut starts = JoinSet::new();
+    loop {
+        while starts.len() < MAX_STARTS
+            && let Some(instance) = instances.next()
+        {
+            let life = Arc::clone(life);
+            starts.spawn(async move {
+                let result = start(&instance, &life).await;
+                instance.finish(life.epoch, &result);
+                result.map(drop).map_err(|why| {
+                    let why = match why {
+                        NotStarted::Refused(_, message) | NotStarted::Gone(Some(message)) => message,
+                        NotStarted::Gone(None) => "its process went away".to_owned(),
+                    };
+                    format!("plugin {}: {why}", instance.plugin())
+                })
+            });
+        }
+        match starts.join_next().await {
+            None => return Ok(()),
+            Some(Ok(result)) => result?,
+            Some(Err(error)) => return Err(error.to_string()),
+        }
     }
 }
 
@@ -73,88 +116,68 @@ enum Attempt {
     TooSlow,
 }
 
-async fn start(instance: &Instance) -> StartResult {
+async fn start(instance: &Arc<Instance>, life: &Arc<Life>) -> StartResult {
     let server = &instance.server;
-    let deadline = Instant::now() + server.deadlines.ready;
-    // all attempts together
-    let mut answer_by = None;
+    let deadline = Instant::now() + server.deadlines.event;
+    let refused = |message: String| Err(NotStarted::Refused(FailureKind::Start, message));
     let mut lost: Option<String> = None;
     loop {
-        if Instant::now() >= deadline {
-            return Err(match &lost {
-                Some(message) => no_answer(message),
-                None => unavailable(server, server.condition().state),
-            });
-        }
-        let condition = server.wait_ready(deadline).await.map_err(|state| unavailable(server, state))?;
-        let connected = timeout_at(deadline, connect(server)).await;
-        let connection = match connected {
-            Ok(Ok((connection, identity))) if condition.identity == Some(identity) => connection,
+        let connection = match timeout_at(deadline, connect(life)).await {
+            Ok(Ok((connection, identity))) if life.identity == identity => connection,
             Ok(_) => {
-                server.doubt(condition.epoch);
-                continue;
+                life.doubt();
+                return Err(NotStarted::Gone(lost));
             }
-            Err(_) => return Err(unavailable(server, ServerState::Starting)),
+            Err(_) => {
+                let seconds = server.deadlines.event.as_secs_f32();
+                return refused(format!("no connection to {} within {seconds} s", life.socket.display()));
+            }
         };
-        let kind = FailureKind::Start;
-        let answer_by = *answer_by.get_or_insert_with(|| Instant::now() + server.deadlines.event);
-        match attempt(instance, connection, condition.epoch, answer_by).await {
-            Attempt::Started(id) => return Ok(Started { epoch: condition.epoch, id }),
-            Attempt::Refused(message) => {
-                return Err(StartFailure { kind, message: format!("the server did not start an instance: {message}") });
+        match attempt(instance, life, connection, deadline).await {
+            Attempt::Started(id) => {
+                life.instances.fetch_add(1, Ordering::Relaxed);
+                return Ok(Started { epoch: life.epoch, id });
             }
+            Attempt::Refused(message) => return refused(format!("the server did not start an instance: {message}")),
             Attempt::TooSlow => {
-                return Err(StartFailure {
-                    kind,
-                    message: format!(
-                        "the server did not start an instance within {} s",
-                        server.deadlines.event.as_secs()
-                    ),
-                });
+                let seconds = server.deadlines.event.as_secs_f32();
+                return refused(format!("the server did not start an instance within {seconds} s"));
             }
             // either its process is ending, or go-pdk does not like the configuration: it has no other way to say so
             Attempt::Lost(message) => {
                 // One that is managed elsewhere may have been replaced unseen. A Go server need not be doubted: its
                 // instances have numbers that no other process knows.
                 if !server.managed && server.protocol == WireProtocol::MsgPack {
-                    server.doubt(condition.epoch);
+                    life.doubt();
+                    return Err(NotStarted::Gone(Some(message)));
                 }
                 if lost.replace(message.clone()).is_some() {
-                    return Err(no_answer(&message));
+                    return refused(no_answer(&message));
                 }
                 tokio::time::sleep(PAUSE).await;
+                if life.is_over() {
+                    return Err(NotStarted::Gone(Some(message)));
+                }
             }
         }
     }
 }
 
-fn no_answer(message: &str) -> StartFailure {
-    StartFailure { kind: FailureKind::Start, message: format!("{message} instead of starting an instance") }
+/// What a server did that went away when it was asked to start an instance.
+pub(crate) fn no_answer(message: &str) -> String {
+    format!("{message} instead of starting an instance")
 }
 
-fn unavailable(server: &Server, state: ServerState) -> StartFailure {
-    let message = match state {
-        ServerState::Draining => "the server is being stopped".to_owned(),
-        ServerState::Dead => "the server is stopped".to_owned(),
-        _ => format!(
-            "the server was not ready within {} s: nothing answers at {}",
-            server.deadlines.ready.as_secs(),
-            server.socket.display()
-        ),
-    };
-    StartFailure { kind: FailureKind::Unavailable, message }
-}
-
-async fn attempt(instance: &Instance, mut connection: Connection, epoch: u64, deadline: Instant) -> Attempt {
+async fn attempt(instance: &Arc<Instance>, life: &Arc<Life>, mut connection: Connection, deadline: Instant) -> Attempt {
     let server = &instance.server;
-    let number = instance.number(epoch);
+    let number = instance.number(life);
     let config = instance.config_json(number);
     let plugin = instance.plugin.as_str();
     let sequence = connection.next_sequence();
     let answer = match server.protocol {
         WireProtocol::ProtoBuf => {
             Command::StartInstance { plugin, config: &config }.put(sequence.into(), &mut connection.output);
-            timeout_at(deadline, protobuf_answer(&mut connection, server, sequence, number)).await
+            timeout_at(deadline, protobuf_answer(&mut connection, life, sequence, number)).await
         }
         WireProtocol::MsgPack => {
             Request::StartInstance { plugin, config: &config }.put(sequence, &mut connection.output);
@@ -169,9 +192,9 @@ async fn attempt(instance: &Instance, mut connection: Connection, epoch: u64, de
             if server.protocol == WireProtocol::MsgPack {
                 // closing it now, with a call outstanding, could kill a Node process
                 let handler = Handler::Running { request: sequence };
-                release::spawn(connection, handler, Arc::clone(server), epoch, "the start was given up");
+                release::spawn(connection, handler, Arc::clone(server), Arc::clone(life), "the start was given up");
             }
-            release::spawn_probe(Arc::clone(server), Started { epoch, id: -1 });
+            release::spawn_probe(Arc::clone(server), Arc::clone(life), -1);
             Attempt::TooSlow
         }
     }
@@ -181,7 +204,7 @@ async fn attempt(instance: &Instance, mut connection: Connection, epoch: u64, de
 /// answer is the number of another instance: the events of the one would run with the configuration of the other.
 async fn protobuf_answer(
     connection: &mut Connection,
-    server: &Server,
+    life: &Life,
     sequence: u32,
     number: i32,
 ) -> Result<Attempt, Broken> {
@@ -191,7 +214,7 @@ async fn protobuf_answer(
         Some(id) if answer.sequence != i64::from(sequence) => {
             Attempt::Refused(format!("it started instance {id} for another command"))
         }
-        Some(id) if id != number && server.is_reserved(id.into()) => {
+        Some(id) if id != number && life.is_reserved(id.into()) => {
             Attempt::Refused(format!("it answered with the number of another instance, {id}"))
         }
         Some(id) => Attempt::Started(id.into()),
@@ -211,28 +234,28 @@ async fn msgpack_answer(connection: &mut Connection, sequence: u32) -> Result<At
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
-    use silverback_config::settings::EventPolicy;
+    use silverback_config::settings::PluginServer;
 
     use super::*;
-    use crate::Deadlines;
+    use crate::{Deadlines, Offer, life::tests::life};
 
     #[test]
     fn those_who_wait_for_a_start_that_is_not_made_get_to_know() {
-        let protocol = WireProtocol::MsgPack;
-        let minute = Duration::from_secs(60);
-        let deadlines = Deadlines { event: minute, ready: minute, probe: minute };
-        let (server, _orders) =
-            Server::new("s".to_owned(), protocol, PathBuf::new(), Vec::new(), true, deadlines, EventPolicy::default());
-        let instance = Arc::new(Instance::new(Arc::new(server), "p".to_owned(), serde_json::Map::new()));
-        let (mut receiver, first) = instance.join();
+        let settings = PluginServer::new("s", "", "");
+        let deadlines = Deadlines::of(&settings);
+        let offer =
+            Offer { server: "s".to_owned(), protocol: WireProtocol::MsgPack, socket: None, plugins: Vec::new() };
+        let server = Arc::new(Server::new(settings, &offer, deadlines, false));
+        let instance = server.instance("p", serde_json::Map::new());
+        let (life, _orders) = life(0);
+        let (mut receiver, first) = instance.join(life.epoch);
         assert!(first);
         let (starts, requests) = mpsc::unbounded_channel();
         drop(requests);
-        drop(starts.send(Wanted::new(Arc::clone(&instance))));
-        assert_eq!(receiver.try_recv().unwrap().unwrap_err().kind, FailureKind::Unavailable);
+        drop(starts.send(Wanted::new(Arc::clone(&instance), Arc::clone(&life))));
+        let result = receiver.try_recv().unwrap();
+        assert!(matches!(result, Err(NotStarted::Refused(FailureKind::Unavailable, _))), "{result:?}");
         // the next one who asks starts anew
-        assert!(instance.join().1);
+        assert!(instance.join(life.epoch).1);
     }
 }

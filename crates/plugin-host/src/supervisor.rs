@@ -1,442 +1,623 @@
-//! The life of a server: its process is started, watched until its socket answers, and started again when it ends.
-//! For a server that is managed elsewhere, what stands for its process is the socket.
+//! Supervises a seat of a server: starts its process, watches it, starts it again when it ends, and another one beside it
+//! when it has done its share. What is done when is in [`crate::seat`]; here it is done.
 
 use std::{
-    fs, io,
-    os::unix::process::ExitStatusExt as _,
-    process::{ExitStatus, Stdio},
+    fmt,
+    pin::Pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use nix::{
-    sys::{
-        signal::{Signal, killpg},
-        socket::{getsockopt, sockopt},
-    },
-    unistd::{Pid, getpid},
-};
+use silverback_config::settings::MaxMemory;
 use silverback_log::Level;
 use tokio::{
-    net::UnixStream,
-    process::Child,
-    sync::mpsc,
-    task::JoinHandle,
-    time::{Instant, sleep, timeout},
+    sync::{mpsc, watch},
+    task::{JoinHandle, JoinSet},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout},
 };
 
 use crate::{
-    ServerState, command,
+    ServerState, Usage,
     connection::connect,
-    output::{self, Process},
-    repair::{self, Repair},
-    server::{Identity, Order, Server},
+    life::{Life, Order},
+    process::{Body, StartError},
+    repair::Repair,
+    seat::{Event, Seat, State, Step},
+    server::{Server, Stop},
+    socket::Address,
+    start::warm,
+    usage::memory_of_machine,
 };
 
-/// Pauses between looks at a socket that does not answer yet.
-const FIRST_LOOK: Duration = Duration::from_millis(2);
-const LAST_LOOK: Duration = Duration::from_millis(100);
+/// How often the memory of a process is looked at.
+const TICK: Duration = Duration::from_secs(1);
 
-/// How long the first answer of a process of ours may take until it counts as one that will not come. The time doubles,
-/// up to the second one, each time that it was not enough.
-const FIRST_ANSWER: Duration = Duration::from_secs(60);
-const LAST_ANSWER: Duration = Duration::from_secs(16 * 60);
+/// A process is not renewed for its memory before it is this old: a limit below what it needs must not keep the machine
+/// busy with renewals.
+const MIN_AGE: Duration = Duration::from_secs(5);
 
-/// How long a connection to an old socket may take.
-const OLD_SOCKET: Duration = Duration::from_millis(500);
+/// A process that is this old has the memory that it needs. Where no limit is set, it is measured by that.
+const SETTLED: Duration = Duration::from_secs(60);
 
-/// How long a process that was killed may take to end.
-const KILL_LAG: Duration = Duration::from_secs(5);
+/// Instances that a process may have however few of them are asked for.
+const MAX_INSTANCES: usize = 1000;
 
-/// How often the socket of a server that is managed elsewhere is looked at.
-const WATCH: Duration = Duration::from_secs(1);
+/// The least that counts as too much memory where no limit is set.
+const MUCH_MEMORY: u64 = 1 << 30;
 
-/// Pauses before a process is started again: none the first time, then these, doubling.
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-const LAST_BACKOFF: Duration = Duration::from_secs(5);
+/// The factor on `start_timeout` that a server has reached at most which has not come up several times.
+const MAX_PATIENCE: u32 = 16;
 
-/// A process that ran this long is not one that cannot start.
-const STABLE: Duration = Duration::from_secs(30);
+/// How long the events of a process may take to end that gets no new ones.
+const DRAIN: Duration = Duration::from_secs(120);
 
 /// The end of a process becomes known a little later than the end of its connections.
 const EXIT_LAG: Duration = Duration::from_millis(10);
 
-pub(crate) fn spawn(
-    server: Arc<Server>,
-    orders: mpsc::UnboundedReceiver<Order>,
-    start_cmd: Option<String>,
-    main_env: Vec<String>,
-    repair: Option<Repair>,
-) -> JoinHandle<()> {
-    tokio::spawn(Supervisor { server, orders, start_cmd, main_env, repair, first_answer: FIRST_ANSWER }.run())
+/// Pause between looks at a socket that is in doubt.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How a server's processes are started.
+pub(crate) struct Launch {
+    pub(crate) line: String,
+    pub(crate) main_env: Vec<String>,
+    /// The modules that it loads, if any.
+    pub(crate) repair: Option<Repair>,
+    pub(crate) address: Arc<Address>,
 }
+
+/// Supervises all seats of a server.
+pub(crate) fn spawn(server: &Arc<Server>, launch: Launch) -> Vec<JoinHandle<()>> {
+    let launch = Arc::new(launch);
+    let seats = 0..server.seats();
+    seats.map(|index| tokio::spawn(Supervisor::new(Arc::clone(server), index, Arc::clone(&launch)).run())).collect()
+}
+
+/// A process that answers.
+struct Running {
+    body: Body,
+    life: Arc<Life>,
+    /// When it answered.
+    since: Instant,
+    /// The memory that it had when it had settled.
+    memory: Option<u64>,
+}
+
+/// Why a process that was begun does not serve.
+#[derive(Debug, thiserror::Error)]
+enum Stillborn {
+    #[error("cannot be started: {0}")]
+    NotStarted(#[from] StartError),
+    #[error("ended ({0}) before anything answered at its socket")]
+    Ended(String),
+    #[error("ended (exit status 127), command not found: is {0}start_cmd right? {1}")]
+    NotFound(String, String),
+    #[error("runs, but nothing has answered at {0} for {1} s; it is killed")]
+    Silent(String, f32),
+    #[error("its socket cannot be set up: {0}")]
+    Socket(std::io::Error),
+    #[error("was stopped before anything answered at its socket")]
+    Stopped,
+}
+
+type Coming = Pin<Box<dyn Future<Output = Result<Running, Stillborn>> + Send>>;
+type Verdict = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 struct Supervisor {
     server: Arc<Server>,
+    index: usize,
+    launch: Arc<Launch>,
+    seat: Seat,
+    current: Option<Running>,
+    /// The process that was begun.
+    coming: Option<Coming>,
+    begun: Option<Result<Running, Stillborn>>,
+    /// Finds out whether the socket of the current process is still there.
+    doubt: Option<Verdict>,
+    pause_over: Option<Instant>,
+    /// Processes that get no new events.
+    draining: JoinSet<()>,
     orders: mpsc::UnboundedReceiver<Order>,
-    /// `None`: managed elsewhere.
-    start_cmd: Option<String>,
-    main_env: Vec<String>,
-    /// The modules that it loads, if any.
-    repair: Option<Repair>,
-    /// How long the first answer of the next process may take.
-    first_answer: Duration,
+    /// For those who give orders.
+    desk: mpsc::UnboundedSender<Order>,
+    stop: watch::Receiver<Option<Stop>>,
+    /// The factor on `start_timeout`.
+    patience: u32,
+    /// Why nothing runs, to be shown.
+    reason: Option<String>,
+    /// What became of the process that served, to be logged.
+    fate: Option<String>,
 }
 
-/// Why a process is not watched any more.
-enum End {
-    Exited(io::Result<ExitStatus>),
-    /// It was hung, and has been killed.
-    Replaced,
-    /// It lived, but nothing answered at its socket; it has been killed.
-    Unreachable,
-    Stop(Duration),
+/// What the loop of a supervisor goes on with.
+enum News {
+    Event(Event),
+    Order(Order),
+    Tick,
+    /// Whether the socket that was in doubt is there.
+    Verdict(bool),
+    Stop(Stop),
 }
 
 impl Supervisor {
+    fn new(server: Arc<Server>, index: usize, launch: Arc<Launch>) -> Self {
+        let (desk, orders) = mpsc::unbounded_channel();
+        let stop = server.stops();
+        Self {
+            seat: Seat::new(server.settings.process.restart_backoff),
+            server,
+            index,
+            launch,
+            current: None,
+            coming: None,
+            begun: None,
+            doubt: None,
+            pause_over: None,
+            draining: JoinSet::new(),
+            orders,
+            desk,
+            stop,
+            patience: 1,
+            reason: None,
+            fate: None,
+        }
+    }
+
     async fn run(mut self) {
-        let mut backoff = Backoff::default();
-        loop {
-            self.server.set_state(ServerState::Starting);
-            let begun = Instant::now();
-            let mut body = match self.begin().await {
-                Ok(body) => body,
-                Err(error) => {
-                    self.log(Level::Error, format_args!("cannot be started: {error}"));
-                    if self.pause(backoff.next(begun)).await.is_break() {
-                        return;
-                    }
-                    continue;
-                }
-            };
-            let end = self.watch(&mut body).await;
-            match end {
-                End::Stop(grace) => return self.end(body, grace).await,
-                End::Replaced => backoff = Backoff::default(),
-                End::Unreachable => {}
-                End::Exited(status) => {
-                    self.server.set_state(ServerState::Backoff);
-                    self.note_exit(&body, &status);
-                }
-            }
-            body.kill_group();
-            self.server.restarts.fetch_add(1, Ordering::Relaxed);
-            if self.pause(backoff.next(begun)).await.is_break() {
-                return;
-            }
-        }
-    }
-
-    /// Starts the process, if it is ours to start.
-    async fn begin(&self) -> io::Result<Body> {
-        let Some(line) = &self.start_cmd else { return Ok(Body::Elsewhere) };
-        self.clear_socket().await;
-        let mut command = command::shell(line, &self.main_env);
-        if let Some(repair) = &self.repair {
-            repair::apply(repair, &mut command);
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).kill_on_drop(true);
-        let parent = getpid();
-        // SAFETY: between fork and exec only async-signal-safe calls are made: prctl, getppid, _exit.
-        unsafe {
-            command.pre_exec(move || {
-                // The signal comes when the thread that forks ends: the control thread, which ends with the process.
-                if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
-                    return Err(io::Error::last_os_error());
-                }
-                if libc::getppid() != parent.as_raw() {
-                    libc::_exit(1); // the gateway died in between
-                }
-                Ok(())
-            });
-        }
-        let mut child = command.spawn()?;
-        let pid = child.id().unwrap_or(0);
-        let process = Arc::new(Process::new(pid));
-        self.server.set_process(Some(Arc::clone(&process)));
-        let name = &self.server.name;
-        if let Some(pipe) = child.stdout.take() {
-            tokio::spawn(output::log(name.clone(), Arc::clone(&process), pipe));
-        }
-        if let Some(pipe) = child.stderr.take() {
-            tokio::spawn(output::log(name.clone(), process, pipe));
-        }
-        self.log(Level::Notice, format_args!("started, pid {pid}: {line}"));
-        Ok(Body::Ours { child, group: i32::try_from(pid).unwrap_or(0) })
-    }
-
-    /// Removes a socket file that a former process left behind, and says so if that process still lives.
-    async fn clear_socket(&self) {
-        let socket = &self.server.socket;
-        if !fs::symlink_metadata(socket).is_ok_and(|file| is_socket_or_link(&file)) {
-            return;
-        }
-        // one whose queue is full does not answer, but it listens
-        let listener = match timeout(OLD_SOCKET, UnixStream::connect(socket)).await {
-            Ok(Ok(stream)) => {
-                let peer = getsockopt(&stream, sockopt::PeerCredentials);
-                Some(format!("another process (pid {})", peer.map_or(0, |peer| peer.pid())))
-            }
-            Ok(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => None,
-            Ok(Err(_)) | Err(_) => Some("another process, which does not answer,".to_owned()),
-        };
-        if let Some(listener) = listener {
-            let path = socket.display();
-            self.log(
-                Level::Warn,
-                format_args!("{listener} listens on {path}; it is left alone, but not used any more"),
-            );
-        }
-        if let Err(error) = fs::remove_file(socket) {
-            self.log(Level::Error, format_args!("cannot remove the old socket {}: {error}", socket.display()));
-        }
-    }
-
-    /// Watches a process until it ends, or is ended.
-    async fn watch(&mut self, body: &mut Body) -> End {
-        let mut same_process = false;
-        loop {
-            let patience = if same_process { self.server.deadlines.ready } else { self.first_answer };
-            let identity = tokio::select! {
+        self.begin();
+        self.show();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let grace = loop {
+            let news = tokio::select! {
                 biased;
-                end = next_end(&mut self.orders, body) => return end,
-                identity = answering(&self.server) => identity,
-                () = sleep(patience), if matches!(body, Body::Ours { .. }) => {
-                    if !same_process {
-                        self.first_answer = (self.first_answer * 2).min(LAST_ANSWER);
-                    }
-                    self.log(
-                        Level::Error,
-                        format_args!(
-                            "runs, but nothing has answered at {} for {} s; it is killed and started again",
-                            self.server.socket.display(),
-                            patience.as_secs()
-                        ),
-                    );
-                    self.kill(body).await;
-                    return End::Unreachable;
+                stop = stopping(&mut self.stop) => News::Stop(stop),
+                how = ended(self.current.as_mut()) => News::Event(self.lost(&how)),
+                order = self.orders.recv() => match order {
+                    Some(order) => News::Order(order),
+                    None => continue, // this value holds a sender
+                },
+                there = some(self.doubt.as_mut()) => News::Verdict(there),
+                result = some(self.coming.as_mut()) => News::Event(self.came(result)),
+                () = until(self.pause_over) => News::Event(Event::PauseOver),
+                _ = ticks.tick() => News::Tick,
+            };
+            let event = match news {
+                News::Event(event) => Some(event),
+                News::Order(order) => self.obey(order).await,
+                News::Tick => self.look(),
+                News::Verdict(there) => self.judge(there).await,
+                News::Stop(Stop::Now(grace)) => break grace,
+                News::Stop(Stop::Drained(limit)) => {
+                    self.serve_the_rest(limit).await;
+                    break self.server.settings.process.shutdown_grace;
                 }
             };
-            self.first_answer = FIRST_ANSWER;
-            self.server.set_ready(identity, same_process);
-            self.log(Level::Info, format_args!("ready"));
-            same_process = true;
-            loop {
-                let order = tokio::select! {
-                    biased;
-                    status = body.exited() => return End::Exited(status),
-                    order = self.orders.recv() => order,
-                    () = socket_replaced(&self.server, identity), if matches!(body, Body::Elsewhere) => {
-                        self.log(Level::Notice, format_args!("has a new socket"));
-                        break;
-                    }
-                };
-                let current = self.server.condition().epoch;
-                match order {
-                    None => return End::Stop(Duration::ZERO),
-                    Some(Order::Stop(grace)) => return End::Stop(grace),
-                    Some(Order::Replace { epoch }) if epoch == current && matches!(body, Body::Ours { .. }) => {
-                        self.kill(body).await;
-                        return End::Replaced;
-                    }
-                    Some(Order::Look { epoch } | Order::Replace { epoch }) if epoch == current => {
-                        if let Ok(status) = timeout(EXIT_LAG, body.exited()).await {
-                            return End::Exited(status);
-                        }
-                        break;
-                    }
-                    Some(_) => {} // of an epoch that is over
+            if let Some(event) = event {
+                self.perform(event);
+                if self.seat.state() == State::Ended {
+                    break self.server.settings.process.shutdown_grace;
                 }
             }
-            // The state stays Ready if the same process answers at once: a doubt is no outage.
-        }
-    }
-
-    /// Kills a process that is of no use.
-    async fn kill(&self, body: &mut Body) {
-        self.server.set_state(ServerState::Backoff);
-        body.kill_group();
-        let _ = timeout(KILL_LAG, body.exited()).await;
-    }
-
-    /// Waits before the next start; breaks if the host stops meanwhile.
-    async fn pause(&mut self, pause: Duration) -> std::ops::ControlFlow<()> {
-        if !pause.is_zero() {
-            self.server.set_state(ServerState::Backoff);
-        }
-        let wait = sleep(pause);
-        tokio::pin!(wait);
-        loop {
-            tokio::select! {
-                () = &mut wait => return std::ops::ControlFlow::Continue(()),
-                order = self.orders.recv() => if matches!(order, None | Some(Order::Stop(_))) {
-                    self.server.set_state(ServerState::Dead);
-                    return std::ops::ControlFlow::Break(());
-                },
-            }
-        }
-    }
-
-    /// Ends the process for good: asks it to, then kills it.
-    async fn end(&self, mut body: Body, grace: Duration) {
-        self.server.set_state(ServerState::Draining);
-        body.signal_group(Signal::SIGTERM);
-        if matches!(body, Body::Ours { .. }) && timeout(grace, body.exited()).await.is_err() {
-            if !grace.is_zero() {
-                self.log(Level::Warn, format_args!("did not end when asked to; it is killed"));
-            }
-            body.kill_group();
-            let _ = timeout(Duration::from_secs(1), body.exited()).await;
-        }
-        body.kill_group();
-        self.server.set_state(ServerState::Dead);
-    }
-
-    /// Says how the process ended, in the log and to those whose events it ended.
-    fn note_exit(&self, body: &Body, status: &io::Result<ExitStatus>) {
-        if !matches!(body, Body::Ours { .. }) {
-            return;
-        }
-        let how = match status {
-            Ok(status) => match (status.code(), status.signal().and_then(|signal| Signal::try_from(signal).ok())) {
-                (Some(code), _) => format!("exit status {code}"),
-                (None, Some(signal)) => format!("killed by {signal}"),
-                (None, None) => status.to_string(),
-            },
-            Err(error) => error.to_string(),
         };
-        if status.as_ref().is_ok_and(|status| status.code() == Some(127)) {
-            self.log(
-                Level::Error,
-                format_args!(
-                    "ended, command not found: is pluginserver_{}_start_cmd right? {}",
-                    self.server.name.replace('-', "_"),
-                    self.start_cmd.as_deref().unwrap_or_default()
-                ),
-            );
-        } else {
-            self.log(Level::Error, format_args!("ended ({how}); it is started again"));
+        self.end(grace).await;
+    }
+
+    /// Does what is to be done about an event.
+    fn perform(&mut self, event: Event) {
+        let step = self.seat.on(event, Instant::now(), self.server.on_trial.load(Ordering::Relaxed));
+        if step != Step::Nothing {
+            self.pause_over = None;
         }
-        if let Some(process) = self.server.process() {
-            process.set_end(how);
+        match self.begun.take() {
+            Some(Ok(running)) if matches!(step, Step::Admit | Step::Shift) => {
+                self.server.admit(&running.life);
+                self.log(Level::Notice, format_args!("ready, pid {}", running.body.process.pid));
+                if let Some(old) = self.current.replace(running) {
+                    self.drain(old);
+                }
+            }
+            Some(Err(why)) => {
+                self.server.restarts.fetch_add(1, Ordering::Relaxed);
+                self.log(Level::Error, format_args!("{why}{}", self.next(step)));
+                self.reason = Some(why.to_string());
+            }
+            Some(Ok(_)) | None => {} // nobody waits for it any more: it is killed
+        }
+        if let Some(fate) = self.fate.take() {
+            self.log(Level::Error, format_args!("{fate}{}", self.next(step)));
+        }
+        match step {
+            Step::Begin => self.begin(),
+            Step::Pause(pause) => self.pause_over = Some(Instant::now() + pause),
+            Step::Nothing | Step::Admit | Step::Shift | Step::End => {}
+        }
+        self.show();
+    }
+
+    fn show(&mut self) {
+        self.server.set_seat(self.index, self.seat.shown(), self.reason.take());
+    }
+
+    /// Begins a process.
+    fn begin(&mut self) {
+        let patience = self.server.settings.process.start_timeout * self.patience;
+        let (server, launch) = (Arc::clone(&self.server), Arc::clone(&self.launch));
+        self.coming = Some(Box::pin(come_up(server, self.index, launch, self.desk.clone(), patience)));
+    }
+
+    /// The process that was begun can serve, or came to nothing.
+    fn came(&mut self, result: Result<Running, Stillborn>) -> Event {
+        self.coming = None;
+        let event = match &result {
+            Ok(_) => {
+                self.patience = 1;
+                Event::Up
+            }
+            Err(why) => {
+                if matches!(why, Stillborn::Silent(..)) {
+                    self.patience = (self.patience * 2).min(MAX_PATIENCE);
+                }
+                Event::Failed
+            }
+        };
+        self.begun = Some(result);
+        event
+    }
+
+    /// The process that served has ended by itself.
+    fn lost(&mut self, how: &str) -> Event {
+        if let Some(running) = self.current.take() {
+            let lived = running.since.elapsed().as_secs_f32();
+            self.dismiss(running);
+            self.fate = Some(format!("ended ({how}) after {lived:.1} s"));
+            self.server.restarts.fetch_add(1, Ordering::Relaxed);
+            self.reason = Some(format!("ended ({how})"));
+        }
+        Event::Ended
+    }
+
+    /// What comes next, for the log: crash loops are to be seen.
+    fn next(&self, step: Step) -> String {
+        match step {
+            Step::Begin => "; it is started again".to_owned(),
+            Step::Pause(pause) => format!(
+                "; that is {} times in a row, it is started again in {:.1} s",
+                self.seat.row(),
+                pause.as_secs_f32()
+            ),
+            Step::Nothing if self.current.is_some() => "; the one that it was to replace goes on serving".to_owned(),
+            _ => String::new(),
         }
     }
 
-    fn log(&self, level: Level, message: std::fmt::Arguments<'_>) {
+    /// A life is over.
+    fn dismiss(&mut self, running: Running) {
+        self.doubt = None;
+        self.server.dismiss(&running.life);
+        let launch = Arc::clone(&self.launch);
+        let socket = running.life.socket.clone();
+        drop(running);
+        // the path may be claimed by a process that is coming up: it is waited for elsewhere
+        tokio::spawn(async move { launch.address.release(&socket).await });
+    }
+
+    async fn obey(&mut self, order: Order) -> Option<Event> {
+        let current = self.current.as_mut()?;
+        match order {
+            Order::Look { epoch } if epoch == current.life.epoch => {
+                if let Ok(how) = timeout(EXIT_LAG, current.body.exited()).await {
+                    return Some(self.lost(&how));
+                }
+                let life = Arc::clone(&current.life);
+                let patience = self.server.deadlines.ready;
+                self.doubt = Some(Box::pin(async move { timeout(patience, answers(&life)).await.is_ok() }));
+                None
+            }
+            Order::Replace { epoch } if epoch == current.life.epoch => {
+                current.body.kill().await;
+                // a server that hangs now and then must not be waited for
+                self.seat.forgive();
+                self.server.restarts.fetch_add(1, Ordering::Relaxed);
+                if let Some(running) = self.current.take() {
+                    self.dismiss(running);
+                }
+                Some(Event::Ended)
+            }
+            Order::Renew { epoch } if epoch == current.life.epoch => {
+                self.log(Level::Notice, format_args!("has run max_requests events; another process takes its place"));
+                Some(Event::RenewalDue)
+            }
+            _ => None, // of a life that is over
+        }
+    }
+
+    /// The socket that was in doubt is there, or lost.
+    async fn judge(&mut self, there: bool) -> Option<Event> {
+        self.doubt = None;
+        let running = self.current.as_mut()?;
+        if there {
+            running.life.set_ready();
+            self.server.changed();
+            return None;
+        }
+        running.body.kill().await;
+        let socket = running.life.socket.display();
+        self.fate = Some(format!("runs, but nothing answers at {socket} any more; it is killed"));
+        self.server.restarts.fetch_add(1, Ordering::Relaxed);
+        if let Some(running) = self.current.take() {
+            self.dismiss(running);
+        }
+        Some(Event::Ended)
+    }
+
+    /// Whether the current process is to be renewed: it has too much memory, or too many instances that nobody asks for,
+    /// or a renewal is to be tried again.
+    fn look(&mut self) -> Option<Event> {
+        if self.seat.state() != State::Ready {
+            return None;
+        }
+        if self.seat.renewal_due(Instant::now()) {
+            return Some(Event::RenewalDue);
+        }
+        let running = self.current.as_mut().filter(|_| !self.seat.awaits_renewal())?;
+        let (age, pid) = (running.since.elapsed(), running.body.process.pid);
+        let usage = Usage::of_tree(pid)?;
+        if age >= SETTLED && running.memory.is_none() {
+            running.memory = Some(usage.memory);
+        }
+        let limit = limit(self.server.settings.process.max_memory, running.memory, memory_of_machine);
+        let what = if limit.is_some_and(|limit| usage.memory > limit && age >= MIN_AGE) {
+            format!("{} MiB of memory", usage.memory >> 20)
+        } else {
+            let started = running.life.instances.load(Ordering::Relaxed);
+            // instances are not closed: closing one makes go-pdk drop others
+            if started <= MAX_INSTANCES || started <= 4 * self.server.instances().len() {
+                return None;
+            }
+            format!("{started} instances, most of them of configurations that are no more")
+        };
+        self.log(Level::Notice, format_args!("pid {pid} has {what}; another process takes its place"));
+        Some(Event::RenewalDue)
+    }
+
+    /// Lets the events of a process end, then the process.
+    fn drain(&mut self, running: Running) {
+        self.doubt = None;
+        running.life.set_draining();
+        self.server.changed();
+        let (server, launch, stop) = (Arc::clone(&self.server), Arc::clone(&self.launch), self.stop.clone());
+        self.draining.spawn(drain(server, launch, running, stop));
+    }
+
+    /// Another server has taken the place of this one, or none will. Serves those who still hold one of its instances.
+    async fn serve_the_rest(&mut self, limit: Duration) {
+        if let Some(coming) = self.coming.take() {
+            let _ = coming.await; // it sees the stop, and ends its process
+        }
+        let server = Arc::clone(&self.server);
+        let unused = async {
+            while server.has_instances() {
+                sleep(LOOK * 5).await;
+            }
+        };
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            () = unused => {}
+            () = sleep(limit) => {}
+            _ = stopping_now(&mut stop) => {}
+            how = ended(self.current.as_mut()) => {
+                self.lost(&how);
+                self.fate = None;
+            }
+        }
+        if let Some(running) = self.current.take() {
+            self.drain(running);
+        }
+        while !self.draining.is_empty() {
+            self.draining.join_next().await;
+        }
+    }
+
+    /// Ends what runs, for good.
+    async fn end(mut self, grace: Duration) {
+        self.seat.on(Event::Stop, Instant::now(), true);
+        let coming = self.coming.take();
+        let begun = self.begun.take().and_then(Result::ok);
+        if let Some(running) = self.current.take() {
+            running.life.set_draining();
+            self.server.changed();
+            let (server, launch) = (Arc::clone(&self.server), Arc::clone(&self.launch));
+            end(&server, &launch, running, grace).await;
+        }
+        drop(begun);
+        if let Some(coming) = coming {
+            let _ = coming.await; // it sees the stop, and ends its process
+        }
+        // they end as soon as they see the stop
+        while self.draining.join_next().await.is_some() {}
+        self.server.set_seat(self.index, ServerState::Dead, None);
+    }
+
+    fn log(&self, level: Level, message: fmt::Arguments<'_>) {
         log(&self.server, level, message);
     }
 }
 
-fn log(server: &Server, level: Level, message: std::fmt::Arguments<'_>) {
-    silverback_log::write(level, format_args!("plugin server {} {message}", server.name), None);
+fn log(server: &Server, level: Level, message: fmt::Arguments<'_>) {
+    silverback_log::write(level, format_args!("plugin server {} {message}", server.name()), None);
 }
 
-/// Waits until the socket answers.
-async fn answering(server: &Server) -> Identity {
-    let begun = Instant::now();
-    let mut pause = FIRST_LOOK;
-    let mut warned = false;
-    loop {
-        // a full backlog is an answer too, but who answers is only known once connected
-        if let Ok(Ok((_, identity))) = timeout(LAST_LOOK, connect(server)).await {
-            return identity;
+/// The memory at which a process is renewed that had `settled` when it had settled.
+fn limit(max: MaxMemory, settled: Option<u64>, machine: impl FnOnce() -> Option<u64>) -> Option<u64> {
+    match max {
+        MaxMemory::Never => None,
+        MaxMemory::Bytes(bytes) => Some(bytes),
+        MaxMemory::Auto => {
+            let quarter = machine().map_or(MUCH_MEMORY, |machine| machine / 4);
+            Some(MUCH_MEMORY.min(quarter).max(settled?.saturating_mul(3)))
         }
-        if server.condition().state == ServerState::Ready {
-            server.set_state(ServerState::Starting);
-        }
-        if !warned && begun.elapsed() > server.deadlines.ready {
-            warned = true;
-            log(
-                server,
-                Level::Warn,
-                format_args!(
-                    "nothing answers at {} yet; is pluginserver_{}_socket the socket that it listens on?",
-                    server.socket.display(),
-                    server.name.replace('-', "_")
-                ),
-            );
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(LAST_LOOK);
     }
 }
 
-/// Waits until the socket file is another one than that of `identity`.
-async fn socket_replaced(server: &Server, identity: Identity) {
+/// Starts a process, waits until its socket answers, and starts in it the instances that are in use.
+async fn come_up(
+    server: Arc<Server>,
+    index: usize,
+    launch: Arc<Launch>,
+    desk: mpsc::UnboundedSender<Order>,
+    patience: Duration,
+) -> Result<Running, Stillborn> {
+    let mut stop = server.stops();
+    let claim = tokio::select! {
+        biased;
+        _ = stopping(&mut stop) => return Err(Stillborn::Stopped),
+        claim = launch.address.claim(|warning| log(&server, Level::Warn, format_args!("{warning}"))) => claim,
+    };
+    let mut body = Body::start(&server, &launch).await?;
+    let process = Arc::clone(&body.process);
+    server.set_process(index, &process);
+    log(&server, Level::Notice, format_args!("started, pid {}: {}", process.pid, launch.line));
+    let listener = tokio::select! {
+        biased;
+        how = body.exited() => return Err(not_up(&server, &launch.line, how)),
+        how = stopping(&mut stop) => return Err(stopped(&server, body, how).await),
+        listener = claim.answering() => listener,
+        () = sleep(patience) => {
+            body.kill().await;
+            let socket = server.settings.socket.display().to_string();
+            return Err(Stillborn::Silent(socket, patience.as_secs_f32()));
+        }
+    };
+    let mode = server.settings.process.socket_mode;
+    let (socket, identity) = claim.settle(process.pid, listener, mode).map_err(Stillborn::Socket)?;
+    let max_events = server.settings.process.max_requests;
+    let name = server.name().to_owned();
+    let life = Arc::new(Life::new(name, socket, identity, Some(Arc::clone(&process)), max_events, desk));
+    let lives = server.lives();
+    let in_use = |instance: &crate::Instance| lives.iter().any(|life| instance.running(life.epoch).is_some());
+    tokio::select! {
+        biased;
+        how = body.exited() => return Err(not_up(&server, &launch.line, how)),
+        how = stopping(&mut stop) => return Err(stopped(&server, body, how).await),
+        // an event starts what is missing
+        result = warm(&server, &life, in_use) => if let Err(why) = result {
+            log(&server, Level::Warn, format_args!("pid {}: {why}", process.pid));
+        }
+    }
+    Ok(Running { body, life, since: Instant::now(), memory: None })
+}
+
+/// Ends a process that is not wanted any more.
+async fn stopped(server: &Server, body: Body, how: Stop) -> Stillborn {
+    let grace = match how {
+        Stop::Now(grace) => grace,
+        Stop::Drained(_) => server.settings.process.shutdown_grace,
+    };
+    body.end(grace).await;
+    Stillborn::Stopped
+}
+
+fn not_up(server: &Server, line: &str, how: String) -> Stillborn {
+    if how == "exit status 127" {
+        let base = format!("pluginserver_{}_", server.name().replace(['-', '.'], "_"));
+        return Stillborn::NotFound(base, line.to_owned());
+    }
+    Stillborn::Ended(how)
+}
+
+/// Waits until the events of a process have ended, and ends it.
+async fn drain(server: Arc<Server>, launch: Arc<Launch>, running: Running, mut stop: watch::Receiver<Option<Stop>>) {
+    let mut running = running;
+    let mut grace = server.settings.process.shutdown_grace;
+    let life = Arc::clone(&running.life);
+    tokio::select! {
+        () = life.idle() => {}
+        () = sleep(DRAIN) => {
+            log(&server, Level::Warn, format_args!("pid {}: its last events do not end", running.body.process.pid));
+        }
+        now = stopping_now(&mut stop) => grace = now,
+        _ = running.body.exited() => {}
+    }
+    end(&server, &launch, running, grace).await;
+}
+
+/// Ends a process.
+async fn end(server: &Arc<Server>, launch: &Launch, running: Running, grace: Duration) {
+    let Running { body, life, .. } = running;
+    let pid = body.process.pid;
+    if body.end(grace).await {
+        log(server, Level::Warn, format_args!("pid {pid} did not end when asked to; it was killed"));
+    } else {
+        log(server, Level::Info, format_args!("pid {pid} has ended"));
+    }
+    server.dismiss(&life);
+    launch.address.release(&life.socket).await;
+}
+
+/// Waits until the socket of a life answers as it did.
+async fn answers(life: &Life) {
     loop {
-        sleep(WATCH).await;
-        if !fs::metadata(&server.socket).is_ok_and(|file| identity.same_file(&file)) {
+        if let Ok((_, identity)) = connect(life).await
+            && identity == life.identity
+            && identity.is_certain()
+        {
             return;
         }
+        sleep(LOOK).await;
     }
 }
 
-/// Waits for the end of a process whose socket does not answer yet.
-async fn next_end(orders: &mut mpsc::UnboundedReceiver<Order>, body: &mut Body) -> End {
-    loop {
-        tokio::select! {
-            status = body.exited() => return End::Exited(status),
-            order = orders.recv() => match order {
-                None => return End::Stop(Duration::ZERO),
-                Some(Order::Stop(grace)) => return End::Stop(grace),
-                Some(Order::Look { .. } | Order::Replace { .. }) => {} // of an epoch that is over
-            },
-        }
+/// Waits for the end of a process, if there is one.
+async fn ended(running: Option<&mut Running>) -> String {
+    match running {
+        Some(running) => running.body.exited().await,
+        None => std::future::pending().await,
     }
 }
 
-fn is_socket_or_link(file: &fs::Metadata) -> bool {
-    use std::os::unix::fs::FileTypeExt as _;
-    file.file_type().is_socket() || file.file_type().is_symlink()
-}
-
-/// What runs.
-enum Body {
-    /// `group` is the process group that the process leads.
-    Ours {
-        child: Child,
-        group: i32,
-    },
-    Elsewhere,
-}
-
-impl Body {
-    /// Waits until the process has ended. One that is managed elsewhere does not, its socket changes.
-    async fn exited(&mut self) -> io::Result<ExitStatus> {
-        match self {
-            Self::Ours { child, .. } => child.wait().await,
-            Self::Elsewhere => std::future::pending().await,
-        }
-    }
-
-    fn kill_group(&self) {
-        self.signal_group(Signal::SIGKILL);
-    }
-
-    /// Signals the process and what it started. The group outlives its first process.
-    fn signal_group(&self, signal: Signal) {
-        if let Self::Ours { group, .. } = self
-            && *group > 1
-        {
-            let _ = killpg(Pid::from_raw(*group), signal); // it may be gone already
-        }
+/// Waits for a future, if there is one.
+async fn some<T>(future: Option<&mut Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
     }
 }
 
-/// Pauses that double: none the first time.
-#[derive(Default)]
-struct Backoff {
-    next: Duration,
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }
 
-impl Backoff {
-    /// The pause after a process that was started at `begun`.
-    fn next(&mut self, begun: Instant) -> Duration {
-        if begun.elapsed() > STABLE {
-            self.next = Duration::ZERO;
-        }
-        let pause = self.next;
-        self.next = (pause * 2).clamp(FIRST_BACKOFF, LAST_BACKOFF);
-        pause
+/// Waits for the order to end.
+async fn stopping(stop: &mut watch::Receiver<Option<Stop>>) -> Stop {
+    let stop = stop.wait_for(Option::is_some).await.ok().and_then(|stop| *stop);
+    stop.unwrap_or(Stop::Now(Duration::ZERO))
+}
+
+/// Waits for the order to end at once; the time that a process has.
+async fn stopping_now(stop: &mut watch::Receiver<Option<Stop>>) -> Duration {
+    let stop = stop.wait_for(|stop| matches!(stop, Some(Stop::Now(_)))).await.ok().and_then(|stop| *stop);
+    match stop {
+        Some(Stop::Now(grace)) => grace,
+        _ => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_much_memory() {
+        let machine = || Some(64 << 30);
+        assert_eq!(limit(MaxMemory::Never, Some(1), machine), None);
+        assert_eq!(limit(MaxMemory::Bytes(5), None, machine), Some(5));
+        assert_eq!(limit(MaxMemory::Auto, None, machine), None);
+        assert_eq!(limit(MaxMemory::Auto, Some(50 << 20), machine), Some(1 << 30));
+        assert_eq!(limit(MaxMemory::Auto, Some(2 << 30), machine), Some(6 << 30));
+        assert_eq!(limit(MaxMemory::Auto, Some(50 << 20), || Some(1 << 30)), Some(256 << 20));
     }
 }

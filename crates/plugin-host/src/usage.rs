@@ -4,6 +4,9 @@ use std::{fs, time::Duration};
 
 use nix::unistd::{SysconfVar, sysconf};
 
+/// Processes of a tree that are looked at.
+const MAX_TREE: usize = 64;
+
 /// Memory and time of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -22,6 +25,25 @@ impl Usage {
         Self::parse(&stat, page, ticks)
     }
 
+    /// Of a process and what it started, as far as that is still its own.
+    pub fn of_tree(pid: u32) -> Option<Self> {
+        let mut total = Self::of(pid)?;
+        let mut waiting = children(pid);
+        let mut seen = 0;
+        while let Some(pid) = waiting.pop() {
+            seen += 1;
+            if seen > MAX_TREE {
+                break;
+            }
+            if let Some(usage) = Self::of(pid) {
+                total.memory = total.memory.saturating_add(usage.memory);
+                total.cpu = total.cpu.saturating_add(usage.cpu);
+            }
+            waiting.extend(children(pid));
+        }
+        Some(total)
+    }
+
     /// Reads `/proc/PID/stat`. The name in parentheses may itself hold any character.
     fn parse(stat: &str, page: u64, ticks: u64) -> Option<Self> {
         let (_, rest) = stat.rsplit_once(") ")?;
@@ -31,6 +53,27 @@ impl Usage {
         let cpu = number(11)?.saturating_add(number(12)?).saturating_mul(1000).checked_div(ticks)?;
         Some(Self { memory: number(21)?.saturating_mul(page), cpu: Duration::from_millis(cpu) })
     }
+}
+
+/// The children of a process.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let mut children = Vec::new();
+    // each thread has those that it started
+    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let text = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+    }
+    children
+}
+
+/// Bytes of memory that there are for this process: the machine's, or its cgroup's if that has fewer.
+pub(crate) fn memory_of_machine() -> Option<u64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let total = line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.saturating_mul(1024);
+    let limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limit = limits.iter().find_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    Some(limit.map_or(total, |limit| limit.min(total)))
 }
 
 #[cfg(test)]

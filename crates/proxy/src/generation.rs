@@ -6,7 +6,7 @@ use std::{collections::HashMap, io, sync::Arc};
 use silverback_config::{Settings, settings::Dns};
 use silverback_model::{Catalogue, Directory, Id, Route, Service, Snapshot};
 use silverback_pdk::exchange::Subsystem;
-use silverback_plugin_host::Host;
+use silverback_plugin_host::{Fleet, Host};
 use silverback_router::{Router, StreamRouter};
 
 use crate::{
@@ -83,7 +83,7 @@ impl Registries {
 }
 
 impl Generation {
-    /// Builds a generation; the one in force is not touched.
+    /// Builds a generation whose plugins run in the servers of `fleet`; the one in force is not touched.
     ///
     /// # Errors
     /// What in the snapshot, or in the default certificates of the settings, cannot be used.
@@ -92,11 +92,12 @@ impl Generation {
         catalogue: &Catalogue,
         settings: &Arc<Settings>,
         registries: &Registries,
+        fleet: &Fleet,
     ) -> Result<Self, BuildError> {
         let router = Router::build(snapshot).map_err(|error| BuildError::Router(error.to_string()))?;
         let streams = StreamRouter::build(snapshot).map_err(|error| BuildError::Router(error.to_string()))?;
-        let plugins = PluginTable::build(snapshot, catalogue, &registries.host, Subsystem::Http)?;
-        let stream_plugins = PluginTable::build(snapshot, catalogue, &registries.host, Subsystem::Stream)?;
+        let plugins = PluginTable::build(snapshot, catalogue, fleet, Subsystem::Http)?;
+        let stream_plugins = PluginTable::build(snapshot, catalogue, fleet, Subsystem::Stream)?;
         let services: HashMap<Id, &Arc<Service>> =
             snapshot.services.iter().map(|service| (service.id, service)).collect();
         let routes = snapshot

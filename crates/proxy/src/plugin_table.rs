@@ -13,7 +13,7 @@ use silverback_model::{
     Snapshot, schema::is_reference,
 };
 use silverback_pdk::{Caller, exchange::Subsystem};
-use silverback_plugin_host::{Host, Instance, WireProtocol};
+use silverback_plugin_host::{Fleet, Instance, WireProtocol};
 
 /// All plugins that have a configuration, in the order in which they run.
 pub(crate) struct PluginTable {
@@ -85,7 +85,7 @@ impl PluginTable {
     pub(crate) fn build(
         snapshot: &Snapshot,
         catalogue: &Catalogue,
-        host: &Host,
+        fleet: &Fleet,
         subsystem: Subsystem,
     ) -> Result<Self, TableError> {
         let mut by_name: HashMap<&str, (&PluginDefinition, PluginEntry)> = HashMap::new();
@@ -95,7 +95,7 @@ impl PluginTable {
         for plugin in snapshot.plugins.iter().filter(|plugin| plugin.enabled && belongs(plugin)) {
             let definition = catalogue.get(&plugin.name).ok_or_else(|| TableError::Unknown(plugin.name.clone()))?;
             let plugin = with_secrets(plugin, &snapshot.directory);
-            let configured = Arc::new(configure(&plugin, definition, host)?);
+            let configured = Arc::new(configure(&plugin, definition, fleet)?);
             let (_, entry) = by_name.entry(&definition.name).or_insert_with(|| {
                 (definition, PluginEntry { phases: definition.phases, by_scope: HashMap::new(), by_consumer: false })
             });
@@ -214,11 +214,11 @@ fn resolve(value: &mut Json, directory: &Directory, plugin: &str) {
     }
 }
 
-fn configure(plugin: &Plugin, definition: &PluginDefinition, host: &Host) -> Result<Configured, TableError> {
+fn configure(plugin: &Plugin, definition: &PluginDefinition, fleet: &Fleet) -> Result<Configured, TableError> {
     let (kind, takes_body_files) = match &definition.source {
         PluginSource::Bundled => (Kind::InProcess { name: plugin.name.clone(), config: plugin.config.clone() }, false),
         PluginSource::Server(server) => {
-            let instance = host
+            let instance = fleet
                 .instance(server, &plugin.name, server_config(plugin))
                 .ok_or_else(|| TableError::NoServer { plugin: plugin.name.clone(), server: server.clone() })?;
             // The result of get_raw_body has room for a path in this protocol only.

@@ -10,7 +10,7 @@ use std::{
 
 use silverback_config::{DeclarativeError, Settings, parse_declarative};
 use silverback_model::{Catalogue, Phase, PluginDefinition, PluginSource, Snapshot, schema::Record};
-use silverback_plugin_host::{Offer, PluginInfo, QueryError};
+use silverback_plugin_host::{ChangeError, Fleet, Offer, PluginInfo, QueryError};
 use silverback_proxy::{BuildError, Generation, Registries};
 use thiserror::Error;
 
@@ -19,6 +19,9 @@ use thiserror::Error;
 pub(crate) enum AssembleError {
     #[error("{}", Lines(.0))]
     Query(Vec<QueryError>),
+    /// New plugin servers do not do what the old ones do.
+    #[error("{}", Lines(.0))]
+    Servers(Vec<ChangeError>),
     #[error("{}", Lines(.0))]
     Plugins(Vec<PluginProblem>),
     #[error("cannot read {}: {source}", .path.display())]
@@ -181,14 +184,17 @@ pub(crate) fn snapshot(
     })
 }
 
-/// All that requests need, ready to be put in force, and the snapshot it was made of.
+/// All that requests need, ready to be put in force, and the snapshot it was made of. Plugins run in the servers of
+/// `fleet`.
 pub(crate) fn generation(
     settings: &Arc<Settings>,
+    declared: Option<&Declared>,
     catalogue: &Catalogue,
     registries: &Registries,
+    fleet: &Fleet,
 ) -> Result<(Generation, Snapshot), AssembleError> {
-    let snapshot = snapshot(Declared::of(settings)?.as_ref(), catalogue, settings)?;
-    let generation = Generation::build(&snapshot, catalogue, settings, registries)?;
+    let snapshot = snapshot(declared, catalogue, settings)?;
+    let generation = Generation::build(&snapshot, catalogue, settings, registries, fleet)?;
     Ok((generation, snapshot))
 }
 

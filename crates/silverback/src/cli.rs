@@ -118,6 +118,10 @@ pub(crate) struct Quit {
 pub(crate) struct Reload {
     #[command(flatten)]
     pub(crate) files: Files,
+
+    /// Start all plugin servers anew, not only those whose settings or files have changed.
+    #[arg(long)]
+    pub(crate) plugins: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,13 +1,15 @@
 //! The running gateway: one control thread, this one, that starts the parts, obeys signals, and ends them in order.
 
+mod renewal;
 pub(crate) mod verdict;
+mod watcher;
 
-use std::{fs, io, panic, process::ExitCode, sync::Arc, time::Duration};
+use std::{fs, io, panic, process::ExitCode, sync::Arc};
 
 use nix::unistd::{geteuid, gethostname};
 use silverback_admin::{Configured, HealthNotSet, Loaded, Node, Statistics, Upstreams};
 use silverback_config::{
-    Settings, advice, keep_what_needs_restart,
+    Settings, advice,
     settings::{ListenAddress, LogLevel, LogTarget},
 };
 use silverback_log::{Format, Level, Target};
@@ -19,10 +21,13 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::verdict::Verdict;
+use self::{
+    renewal::Scope,
+    verdict::Verdict,
+    watcher::{Files, Watcher},
+};
 use crate::{
-    assemble::{self, AssembleError, Found},
-    conf,
+    assemble::{self, AssembleError, Declared, Found},
     console::Console,
     daemon::Report,
     pidfile::PidFile,
@@ -30,9 +35,6 @@ use crate::{
     privileges::{self, Account, PrivilegeError},
     reaper, summary,
 };
-
-/// How long plugin servers may take to end when they are asked to.
-const SERVERS_GRACE: Duration = Duration::from_secs(3);
 
 /// Why a gateway did not start.
 #[derive(Debug, Error)]
@@ -120,7 +122,11 @@ fn serve(settings: Settings, report: &mut Report, console: Console) -> Result<()
 /// The parts of a running gateway.
 struct Gateway {
     settings: Arc<Settings>,
+    declared: Option<Declared>,
     found: Found,
+    /// The files of the plugin servers, as they were when those were started.
+    files: Files,
+    watcher: Watcher,
     node: Arc<Node>,
     host: Arc<Host>,
     registries: Arc<Registries>,
@@ -134,6 +140,8 @@ impl Gateway {
         let node_id = prefix::node_id(&settings.prefix)?.to_string();
         let account = Account::of(&settings)?;
         let api_listeners = silverback_admin::bind(&settings)?;
+        let declared = Declared::of(&settings)?;
+        let files = watcher::files(&settings.plugin_servers, &settings.prefix).await;
         let found = assemble::find_plugins(&settings).await?;
         for warning in &found.warnings {
             log(Level::Warn, format_args!("{warning}"));
@@ -143,7 +151,8 @@ impl Gateway {
         // No await from here on until privileges are dropped: the processes of the host start with its first poll.
         let host = Host::start(&settings, &found.offers);
         let registries = Arc::new(Registries::new(Arc::clone(&host), node_id.clone(), &settings.dns));
-        let (generation, snapshot) = assemble::generation(&settings, &found.catalogue, &registries)?;
+        let (generation, snapshot) =
+            assemble::generation(&settings, declared.as_ref(), &found.catalogue, &registries, &host.fleet())?;
         for remark in advice(&snapshot, &found.catalogue) {
             log(Level::Warn, format_args!("{remark}"));
             console.warn(remark);
@@ -168,18 +177,25 @@ impl Gateway {
         node.set_upstreams(AdminUpstreams(proxy.upstream_health()));
         let mut tasks = silverback_admin::spawn(api_listeners, &node).map_err(StartError::ApiLog)?;
         tasks.push(tokio::spawn(reaper::reap_orphans()));
+        let (watcher, task) = Watcher::spawn(settings.prefix.clone());
+        tasks.push(task);
+        watcher.watch(&settings.plugin_servers, &files);
         proxy.run().map_err(StartError::Workers)?;
         for line in summary::lines(&settings, &found.catalogue, &found.offers) {
             log(Level::Notice, format_args!("{line}"));
             console.info(line);
         }
-        Ok(Self { settings, found, node, host, registries, proxy, tasks })
+        Ok(Self { settings, declared, found, files, watcher, node, host, registries, proxy, tasks })
     }
 
     /// Obeys signals until one of them ends the gateway.
     async fn obey(&mut self, signals: &mut Signals) {
         loop {
-            match signals.next().await {
+            let order = tokio::select! {
+                order = signals.next() => order,
+                names = self.watcher.changed() => Order::Renew(names),
+            };
+            match order {
                 Order::Stop(name) => {
                     log(Level::Notice, format_args!("{name} received, stopping at once"));
                     return;
@@ -193,6 +209,13 @@ impl Gateway {
                     () = self.reload() => {}
                     name = signals.stopped() => {
                         log(Level::Notice, format_args!("{name} received while reloading, stopping at once"));
+                        return;
+                    }
+                },
+                Order::Renew(names) => tokio::select! {
+                    () = self.renew_servers(names) => {}
+                    name = signals.stopped() => {
+                        log(Level::Notice, format_args!("{name} received, stopping at once"));
                         return;
                     }
                 },
@@ -223,7 +246,8 @@ impl Gateway {
     /// Reads `.kong_env` and the declarative configuration again. What is wrong is logged, and nothing changes.
     async fn reload(&mut self) {
         log(Level::Notice, format_args!("SIGHUP received, reloading"));
-        let verdict = match self.renew().await {
+        let scope = if verdict::take_request(&self.settings.prefix) { Scope::Everything } else { Scope::Configuration };
+        let verdict = match self.renew(&scope).await {
             Ok(remarks) => {
                 for remark in &remarks {
                     log(Level::Warn, format_args!("{remark}"));
@@ -241,48 +265,20 @@ impl Gateway {
         verdict::write(&self.settings.prefix, &verdict);
     }
 
-    /// Gives what is worth telling about the new configuration.
-    async fn renew(&mut self) -> Result<Vec<String>, String> {
-        let loaded = conf::load_in_gateway(&self.settings.prefix).map_err(|error| error.to_string())?;
-        for warning in &loaded.warnings {
-            log(Level::Warn, format_args!("{warning}"));
+    /// Starts plugin servers anew whose files have changed.
+    async fn renew_servers(&mut self, names: Vec<String>) {
+        let list = names.join(", ");
+        log(Level::Notice, format_args!("the files of plugin servers have changed, starting them anew: {list}"));
+        if let Err(message) = self.renew(&Scope::Servers(names)).await {
+            log(Level::Error, format_args!("plugin servers were not started anew, the old ones stay: {message}"));
         }
-        let mut settings = loaded.settings;
-        let kept = keep_what_needs_restart(&self.settings, &mut settings);
-        let mut remarks: Vec<String> =
-            kept.iter().map(|name| format!("{name} changed, which takes a restart: it stays as it was")).collect();
-        let settings = Arc::new(settings);
-        let found = assemble::select_plugins(&settings, &self.found.offers).map_err(|e| e.to_string())?;
-        // Building takes long when there are many routes, and the supervisors must not wait for it.
-        let built = {
-            let (settings, catalogue) = (Arc::clone(&settings), Arc::clone(&found.catalogue));
-            let registries = Arc::clone(&self.registries);
-            tokio::task::spawn_blocking(move || assemble::generation(&settings, &catalogue, &registries)).await
-        };
-        let (generation, snapshot) = built.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
-        direct_logs(&settings).map_err(|error| format!("cannot open the error log: {error}"))?;
-        if !kept.is_empty()
-            && let Err(error) = prefix::write_environment(&settings)
-        {
-            remarks.push(format!(".kong_env does not tell what is in force: {error}"));
-        }
-        remarks.extend(advice(&snapshot, &found.catalogue));
-        self.proxy.publish(generation);
-        self.node.set_loaded(Loaded {
-            settings: Arc::clone(&settings),
-            catalogue: Arc::clone(&found.catalogue),
-            configured: Some(Configured::of(&snapshot)),
-        });
-        self.settings = settings;
-        self.found = found;
-        Ok(remarks)
     }
 
     /// Ends what is left: APIs first, plugin servers last.
     async fn end(self) {
         self.tasks.iter().for_each(JoinHandle::abort);
         drop(self.proxy);
-        self.host.stop(SERVERS_GRACE).await;
+        self.host.stop().await;
         remove_sockets(&self.settings);
         log(Level::Notice, format_args!("exit"));
     }
@@ -304,6 +300,8 @@ enum Order {
     Stop(&'static str),
     Quit,
     Reload,
+    /// Files of these plugin servers have changed.
+    Renew(Vec<String>),
     ReopenLogs,
     Ignore(&'static str),
 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     connection::{Broken, Connection, connect},
-    instance::Started,
+    life::Life,
     server::{MAX_PARKED, Server},
     size,
 };
@@ -31,11 +31,11 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// One that waits for the result of a PDK call gets an error, and so does every further call, none of which is
 /// performed, until it returns or the deadline passes. One that runs is waited for, however long it takes: closing
 /// the connection while it runs would kill a Node process. What is too large to be read is let through to nowhere.
-pub(crate) fn spawn(connection: Connection, handler: Handler, server: Arc<Server>, epoch: u64, message: &str) {
+pub(crate) fn spawn(connection: Connection, handler: Handler, server: Arc<Server>, life: Arc<Life>, message: &str) {
     let message = message.to_owned();
-    let parked = Parked::new(Arc::clone(&server));
+    let parked = Parked::new(Arc::clone(&server), Arc::clone(&life));
     if parked.number > MAX_PARKED {
-        server.replace(epoch, &format!("more than {MAX_PARKED} handlers have not ended"));
+        life.replace(&format!("more than {MAX_PARKED} handlers have not ended"));
     }
     tokio::spawn(async move {
         // whatever comes of it: the request has failed already
@@ -43,7 +43,7 @@ pub(crate) fn spawn(connection: Connection, handler: Handler, server: Arc<Server
         if server.managed {
             tokio::select! {
                 _ = release => {}
-                () = server.epoch_over(epoch) => {}
+                () = life.over() => {}
             }
         } else {
             // the process may outlive what counts as an epoch
@@ -97,19 +97,23 @@ async fn step_error(
 /// Counts a connection among the parked ones as long as it lives.
 struct Parked {
     server: Arc<Server>,
+    life: Arc<Life>,
     number: usize,
 }
 
 impl Parked {
-    fn new(server: Arc<Server>) -> Self {
-        let number = server.parked.fetch_add(1, Ordering::Relaxed) + 1;
-        Self { server, number }
+    fn new(server: Arc<Server>, life: Arc<Life>) -> Self {
+        let of_server = server.parked.fetch_add(1, Ordering::Relaxed) + 1;
+        let of_life = life.parked.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = if server.managed { of_life } else { of_server };
+        Self { server, life, number }
     }
 }
 
 impl Drop for Parked {
     fn drop(&mut self) {
         self.server.parked.fetch_sub(1, Ordering::Relaxed);
+        self.life.parked.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -119,42 +123,42 @@ impl Drop for Parked {
 /// raises before, and another one while it makes an instance; a Node process can be in a loop. Such a server answers no
 /// event or start, so it is asked to run an event of an instance that there is not, and to start a plugin without a
 /// name: a healthy one says no at once.
-pub(crate) fn spawn_probe(server: Arc<Server>, started: Started) {
-    if server.probing.swap(true, Ordering::AcqRel) {
+pub(crate) fn spawn_probe(server: Arc<Server>, life: Arc<Life>, instance: i64) {
+    if life.probing.swap(true, Ordering::AcqRel) {
         return;
     }
     tokio::spawn(async move {
-        if is_hung(&server, started).await {
-            server.replace(started.epoch, "it does not answer any more");
+        if is_hung(&server, &life, instance).await {
+            life.replace("it does not answer any more");
         }
-        server.probing.store(false, Ordering::Release);
+        life.probing.store(false, Ordering::Release);
     });
 }
 
 /// Whether the server gives no sign of life. One that is gone is not hung.
-async fn is_hung(server: &Arc<Server>, started: Started) -> bool {
+async fn is_hung(server: &Arc<Server>, life: &Arc<Life>, instance: i64) -> bool {
     let deadline = Instant::now() + server.deadlines.probe;
-    let mut connection = match timeout_at(deadline, connect(server)).await {
+    let mut connection = match timeout_at(deadline, connect(life)).await {
         Ok(Ok((connection, _))) => connection,
         Ok(Err(_)) => return false,
         Err(_) => return true,
     };
-    if timeout_at(deadline, probe(server, &mut connection, started)).await.is_ok() {
+    if timeout_at(deadline, probe(server, &mut connection, instance)).await.is_ok() {
         return false;
     }
     if server.protocol == WireProtocol::MsgPack {
         let handler = Handler::Running { request: connection.last_sequence() };
-        spawn(connection, handler, Arc::clone(server), started.epoch, "it was a probe");
+        spawn(connection, handler, Arc::clone(server), Arc::clone(life), "it was a probe");
     }
     true
 }
 
 /// Ends when the server has shown that it is alive, or is known to be gone.
-async fn probe(server: &Server, connection: &mut Connection, started: Started) -> Result<(), Broken> {
+async fn probe(server: &Server, connection: &mut Connection, instance: i64) -> Result<(), Broken> {
     let request = connection.next_sequence();
     match server.protocol {
         WireProtocol::ProtoBuf => {
-            let instance = i32::try_from(started.id).unwrap_or_default();
+            let instance = i32::try_from(instance).unwrap_or_default();
             Command::InstanceStatus { instance }.put(request.into(), &mut connection.output);
             connection.flush().await?;
             connection.frame(size::MESSAGE).await?;

@@ -40,7 +40,7 @@ fn a_server_that_is_never_ready_fails_the_request() {
         let failure = stage.run(&stage.script(json!([])), &mut Script::default()).await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Unavailable);
         assert!(failure.message.contains("not ready within"), "{failure}");
-        stage.host.stop(Duration::ZERO).await;
+        stage.host.stop().await;
     });
 }
 
@@ -57,7 +57,7 @@ fn a_command_that_fails_is_tried_again_and_its_last_lines_are_kept() {
         stage.wait_state(ServerState::Backoff).await;
         let failure = stage.run(&stage.script(json!([])), &mut Script::default()).await.unwrap_err();
         assert_eq!(failure.lines, ["no such module"]);
-        stage.host.stop(Duration::ZERO).await;
+        stage.host.stop().await;
         assert_eq!(stage.status().state, ServerState::Dead);
     });
 }
@@ -86,7 +86,7 @@ fn the_socket_of_a_former_run_is_removed() {
         // the old listener answers no more: the server counts as ready only when its own socket answers
         assert_eq!(stage.status().state, ServerState::Starting);
         drop(listener);
-        stage.host.stop(Duration::ZERO).await;
+        stage.host.stop().await;
     });
 }
 
@@ -101,7 +101,7 @@ fn an_old_listener_with_a_full_queue_blocks_nothing() {
         let stage = Stage::with_command(WireProtocol::MsgPack, LONG, folder, Some("sleep 100".to_owned()));
         stage.wait(|| stage.status().pid.is_some(), "a process").await;
         drop((listener, queued));
-        stage.host.stop(Duration::ZERO).await;
+        stage.host.stop().await;
     });
 }
 
@@ -110,7 +110,8 @@ fn a_server_whose_socket_is_lost_is_started_again() {
     with_both(Deadlines { ready: Duration::from_secs(1), ..LONG }, async |stage, _| {
         let instance = stage.script(json!([]));
         assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
-        std::fs::remove_file(stage.socket()).unwrap();
+        let own = std::fs::read_link(stage.socket()).unwrap();
+        std::fs::remove_file(stage.socket().with_file_name(own)).unwrap();
         // connections that are open go on; one that is to be opened finds nothing
         let worker = Connections::new(Arc::clone(&stage.host));
         let _ = worker.handle_event(&instance, Phase::Access, None, &mut Script::default()).await;
@@ -126,7 +127,7 @@ fn stop_ends_the_processes() {
         let instance = stage.script(json!([]));
         assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
         let pid = Pid::from_raw(stage.pid());
-        stage.host.stop(Duration::from_secs(5)).await;
+        stage.host.stop().await;
         assert_eq!(stage.status().state, ServerState::Dead);
         assert!(kill(pid, None).is_err(), "the process is gone");
         let failure = stage.run(&instance, &mut Script::default()).await.unwrap_err();
@@ -137,13 +138,15 @@ fn stop_ends_the_processes() {
 #[test]
 fn a_process_that_ignores_the_request_to_end_is_killed() {
     block_on(async {
-        let folder = TempDir::new().unwrap();
         let command = "sh -c 'trap \"\" TERM; echo up; while :; do sleep 0.1; done'".to_owned();
-        let stage = Stage::with_command(WireProtocol::MsgPack, LONG, folder, Some(command));
+        let stage = Stage::with_settings(WireProtocol::MsgPack, LONG, "", |server| {
+            server.start_cmd = Some(command);
+            server.process.shutdown_grace = Duration::from_millis(200);
+        });
         let process = || stage.status().pid.and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
         stage.wait(|| process().is_some(), "a process").await;
         let pid = process().unwrap();
-        stage.host.stop(Duration::from_millis(200)).await;
+        stage.host.stop().await;
         assert!(kill(pid, None).is_err(), "the process is gone");
     });
 }
@@ -245,6 +248,6 @@ fn workers_share_instances() {
             worker.join().unwrap();
         }
         assert_eq!((stage.noted("start"), stage.noted("event log")), (1, 30));
-        stage.host.stop(Duration::ZERO).await;
+        stage.host.stop().await;
     });
 }

@@ -6,6 +6,8 @@ mod events;
 #[cfg(test)]
 mod life;
 #[cfg(test)]
+mod processes;
+#[cfg(test)]
 mod queries;
 #[cfg(test)]
 mod recorded;

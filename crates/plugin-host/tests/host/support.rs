@@ -41,6 +41,8 @@ pub(crate) struct Stage {
     elsewhere: Option<Child>,
     /// Name of the socket that the stand-in is started with.
     listens_on: &'static str,
+    /// The server's.
+    settings: PluginServer,
 }
 
 /// Who starts the stand-in.
@@ -79,12 +81,41 @@ impl Stage {
         start_cmd: Option<String>,
         plugin: &'static str,
     ) -> Self {
+        Self::set(protocol, deadlines, folder, plugin, |server| server.start_cmd = start_cmd)
+    }
+
+    /// A stand-in of the host's with other settings than the default.
+    pub(crate) fn with_settings(
+        protocol: WireProtocol,
+        deadlines: Deadlines,
+        env: &str,
+        settings: impl FnOnce(&mut PluginServer),
+    ) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let line = command_line(protocol, &folder, "socket", env);
+        Self::set(protocol, deadlines, folder, "actor", |server| {
+            server.start_cmd = Some(line);
+            settings(server);
+        })
+    }
+
+    fn set(
+        protocol: WireProtocol,
+        deadlines: Deadlines,
+        folder: TempDir,
+        plugin: &'static str,
+        settings: impl FnOnce(&mut PluginServer),
+    ) -> Self {
         let mut server = PluginServer::new("stand-in", folder.path().join("socket"), "");
-        server.start_cmd = start_cmd;
+        settings(&mut server);
         let offer = Offer { server: "stand-in".to_owned(), protocol, socket: None, plugins: Vec::new() };
-        let host = Host::start_with(&[server], &[], &[offer], |_| deadlines, None);
+        let host = Host::start_with(std::slice::from_ref(&server), &[], &[offer], move |_| deadlines, None);
         let connections = Connections::new(Arc::clone(&host));
-        Self { host, connections, protocol, plugin, folder, elsewhere: None, listens_on: "socket" }
+        Self { host, connections, protocol, plugin, folder, elsewhere: None, listens_on: "socket", settings: server }
+    }
+
+    pub(crate) fn settings(&self) -> PluginServer {
+        self.settings.clone()
     }
 
     /// Starts the stand-in as somebody else than the host; ends the one before.
@@ -255,7 +286,7 @@ pub(crate) fn with_both<F: Future<Output = ()>>(deadlines: Deadlines, test: impl
             let stage = Stage::new(protocol, deadlines);
             let host = Arc::clone(&stage.host);
             test(stage, protocol).await;
-            host.stop(Duration::ZERO).await;
+            host.stop().await;
         });
     }
 }

@@ -15,8 +15,9 @@ use crate::{
     prefix::{self, environment_file},
 };
 
-/// How long the gateway may take to build its new configuration before the command stops waiting for its verdict.
-const VERDICT_LIMIT: Duration = Duration::from_secs(60);
+/// How long the gateway may take to start new plugin servers and to build its new configuration before the command stops
+/// waiting for its verdict.
+const VERDICT_LIMIT: Duration = Duration::from_secs(180);
 
 /// Writes the new `.kong_env`, tells the gateway, and passes its verdict on. What the gateway refuses is undone.
 pub(super) fn run(options: &Reload, console: Console) -> Result<(), CommandError> {
@@ -32,6 +33,9 @@ pub(super) fn run(options: &Reload, console: Console) -> Result<(), CommandError
     prefix::prepare_for_reload(&settings, running.as_ref(), console)
         .map_err(|source| CommandError::Prefix { prefix: prefix.clone(), source })?;
     verdict::forget(&prefix);
+    if options.plugins {
+        verdict::request_plugins(&prefix).map_err(CommandError::io("cannot ask for new plugin servers"))?;
+    }
     send(&prefix, Signal::SIGHUP, console)?;
     let mut verdict = None;
     wait_until(VERDICT_LIMIT, || {

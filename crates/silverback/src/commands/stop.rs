@@ -13,8 +13,8 @@ use crate::{
     pidfile,
 };
 
-/// How long a gateway that was told to stop at once may take: its plugin servers end first.
-const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// How long a gateway that was told to stop at once may take, beside what its plugin servers may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(12);
 
 pub(super) fn stop(options: &Prefix, console: Console) -> Result<(), CommandError> {
     let prefix = conf::existing_prefix(None, options.prefix.as_deref())?;
@@ -26,7 +26,9 @@ pub(super) fn stop(options: &Prefix, console: Console) -> Result<(), CommandErro
 /// Sends SIGTERM and waits for the end.
 pub(super) fn stop_now(prefix: &Path, console: Console) -> Result<(), CommandError> {
     let pid = send(prefix, Signal::SIGTERM, console)?;
-    if wait_until(STOP_LIMIT, || !pidfile::is_alive(pid)) {
+    let servers = conf::load_in_gateway(prefix).map(|loaded| loaded.settings.plugin_servers).unwrap_or_default();
+    let grace = servers.iter().map(|server| server.process.shutdown_grace).max().unwrap_or_default();
+    if wait_until(STOP_LIMIT + grace, || !pidfile::is_alive(pid)) {
         return Ok(());
     }
     Err(CommandError::DoesNotEnd { prefix: prefix.to_path_buf(), pid: pid.as_raw() })

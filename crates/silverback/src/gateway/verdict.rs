@@ -1,7 +1,7 @@
 //! How a reload went, for the command that asked for it: a small file in the prefix.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -18,6 +18,24 @@ const REFUSED: &str = "refused: ";
 
 fn path(prefix: &Path) -> PathBuf {
     prefix.join("pids").join("reload.verdict")
+}
+
+/// What asks for plugin servers to be started anew with the next reload.
+fn request(prefix: &Path) -> PathBuf {
+    prefix.join("pids").join("reload.plugins")
+}
+
+/// Asks for plugin servers to be started anew with the next reload.
+///
+/// # Errors
+/// The prefix cannot be written to.
+pub(crate) fn request_plugins(prefix: &Path) -> io::Result<()> {
+    fs::write(request(prefix), "")
+}
+
+/// Whether plugin servers are to be started anew; asked once.
+pub(super) fn take_request(prefix: &Path) -> bool {
+    fs::remove_file(request(prefix)).is_ok()
 }
 
 pub(crate) fn forget(prefix: &Path) {
