@@ -298,10 +298,12 @@ impl UpstreamHead {
     pub(crate) fn for_http2<B>(&self, host: &str, secure: bool, body: B) -> Result<http::Request<B>, http::Error> {
         let mut request = http::Request::new(body);
         *request.method_mut() = self.method.clone();
+        // No fragment over HTTP/2.
+        let target = uri(self.target.split('#').next().unwrap_or_default())?;
         *request.uri_mut() = http::Uri::builder()
             .scheme(if secure { "https" } else { "http" })
             .authority(host)
-            .path_and_query(self.target.as_str())
+            .path_and_query(target.path_and_query().map_or("/", http::uri::PathAndQuery::as_str))
             .build()?;
         *request.version_mut() = Version::HTTP_2;
         let headers = request.headers_mut();
