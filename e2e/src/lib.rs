@@ -37,7 +37,7 @@ pub use grpc::{GrpcClient, GrpcUpstream};
 pub use http2::{Http2, Http2Response};
 pub use plugin_server::{Calls, Chaos, Handshake, Language, PluginServer, Trial};
 pub use ports::free_port;
-pub use process::{Ended, executable, run_silverback};
+pub use process::{Ended, executable, project_file, run_silverback};
 pub use streams::{StreamServer, UdpEcho};
 pub use tls::{Agreed, Authority, Issued, TlsClient};
 pub use upstream::{Gate, Received, Step, TlsOffer, Upstream};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::process::root;
+use crate::process::project_file;
 
 /// A language with an example plugin: `tenant`, `stamp`, `quota-label` and `content-digest`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -327,7 +327,5 @@ fn node(name: &str, plugin: &str, directory: &str) -> PluginServer {
 
 /// The absolute path of a file of the project.
 fn existing(path: &str) -> String {
-    let path = root().join(path);
-    assert!(path.exists(), "{} is missing: run scripts/setup test", path.display());
-    path.display().to_string()
+    project_file(path).display().to_string()
 }

@@ -18,6 +18,13 @@ pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
+/// A file of the project, which `scripts/setup` makes if it does not come with it.
+pub fn project_file(path: &str) -> PathBuf {
+    let path = root().join(path);
+    assert!(path.exists(), "{} is missing: run scripts/setup test", path.display());
+    path
+}
+
 /// Path of the executable: `SILVERBACK`, or what was built in the profile of the tests.
 pub fn executable() -> PathBuf {
     if let Some(path) = std::env::var_os("SILVERBACK") {

@@ -13,7 +13,7 @@ use http::{
 use http_body_util::{BodyExt, Full, Limited};
 use serde_json::{Value as Json, json};
 
-use crate::{Node, SERVER_TOKEN, information, status, upstreams};
+use crate::{Node, SERVER_TOKEN, information, metrics, status, upstreams};
 
 /// The longest request body that is read; the requests known here carry a few words.
 const MAX_BODY: usize = 64 << 10;
@@ -44,6 +44,7 @@ enum Endpoint {
     Status,
     Ready,
     Upstreams(upstreams::Endpoint),
+    Metrics,
 }
 
 impl Endpoint {
@@ -52,6 +53,7 @@ impl Endpoint {
         match (api, path.strip_suffix('/').unwrap_or(path)) {
             (Api::Admin, "") => Some(Self::Information),
             (_, "/status") => Some(Self::Status),
+            (_, "/metrics") => Some(Self::Metrics),
             (Api::Status, "/status/ready") => Some(Self::Ready),
             (Api::Admin, path) => upstreams::Endpoint::find(path).map(Self::Upstreams),
             _ => None,
@@ -61,7 +63,7 @@ impl Endpoint {
     const fn methods(&self) -> &'static str {
         match self {
             Self::Upstreams(endpoint) => endpoint.methods(),
-            Self::Information | Self::Status => "GET, HEAD, OPTIONS",
+            Self::Information | Self::Status | Self::Metrics => "GET, HEAD, OPTIONS",
             Self::Ready => "GET, HEAD, OPTIONS, POST",
         }
     }
@@ -70,13 +72,39 @@ impl Endpoint {
 /// An answer before its common headers.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
-    pub(crate) body: Option<Json>,
+    pub(crate) body: Option<Body>,
     allow: Option<&'static str>,
+}
+
+/// What an answer says, with its media type.
+pub(crate) enum Body {
+    Json(Json),
+    Text { text: String, content_type: &'static str },
+}
+
+impl Body {
+    const fn content_type(&self) -> &'static str {
+        match self {
+            Self::Json(_) => "application/json; charset=utf-8",
+            Self::Text { content_type, .. } => content_type,
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Json(json) => Bytes::from(json.to_string()),
+            Self::Text { text, .. } => Bytes::from(text),
+        }
+    }
 }
 
 impl Answer {
     pub(crate) const fn json(status: StatusCode, body: Json) -> Self {
-        Self { status, body: Some(body), allow: None }
+        Self { status, body: Some(Body::Json(body)), allow: None }
+    }
+
+    pub(crate) const fn text(status: StatusCode, text: String, content_type: &'static str) -> Self {
+        Self { status, body: Some(Body::Text { text, content_type }), allow: None }
     }
 
     pub(crate) fn message(status: StatusCode, message: &str) -> Self {
@@ -105,6 +133,7 @@ where
             }
             (Endpoint::Status, &Method::GET | &Method::HEAD) => status::describe(node, head.uri.query()),
             (Endpoint::Ready, &Method::GET | &Method::HEAD) => status::ready(node),
+            (Endpoint::Metrics, &Method::GET | &Method::HEAD) => metrics::expose(node),
             (Endpoint::Ready, &Method::POST) => match Limited::new(body, MAX_BODY).collect().await {
                 Ok(body) => change_readiness(node, &head, &body.to_bytes()),
                 Err(_) => Answer::message(StatusCode::PAYLOAD_TOO_LARGE, "Request body too large"),
@@ -118,7 +147,7 @@ where
             _ => Answer::message(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
         },
     };
-    dress(api, node, &head, &answer, started)
+    dress(api, node, &head, answer, started)
 }
 
 /// `POST /status/ready` with `status=draining`, as a form or as JSON.
@@ -144,15 +173,16 @@ fn dress(
     api: Api,
     node: &Node,
     head: &http::request::Parts,
-    answer: &Answer,
+    answer: Answer,
     started: Instant,
 ) -> Response<Full<Bytes>> {
-    let body = answer.body.as_ref().map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+    let content_type = answer.body.as_ref().map(Body::content_type);
+    let body = answer.body.map(Body::into_bytes).unwrap_or_default();
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = answer.status;
     let headers = response.headers_mut();
-    if answer.body.is_some() {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    if let Some(content_type) = content_type {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     }
     let origin = head.headers.get(ORIGIN).cloned().unwrap_or_else(|| HeaderValue::from_static("*"));
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);

@@ -11,7 +11,7 @@ use std::{
 use silverback_config::Settings;
 use silverback_model::{Catalogue, Snapshot};
 
-use crate::Upstreams;
+use crate::{Exposition, Upstreams};
 
 /// A node as its APIs describe it.
 pub struct Node {
@@ -20,8 +20,38 @@ pub struct Node {
     /// Called for every `/status`.
     statistics: Box<dyn Fn() -> Statistics + Send + Sync>,
     upstreams: OnceLock<Box<dyn Upstreams>>,
+    reports: Box<dyn Reports>,
     loaded: RwLock<Arc<Loaded>>,
     draining: AtomicBool,
+}
+
+/// What other parts of the node report when they are asked, on the control thread.
+pub trait Reports: Send + Sync {
+    /// The plugin servers, in the order of the configuration.
+    fn plugin_servers(&self) -> Vec<PluginServer>;
+
+    /// Writes the families of `/metrics`.
+    fn metrics(&self, exposition: &mut Exposition);
+}
+
+/// A plugin server as `/status` shows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PluginServer {
+    pub name: String,
+    /// Whether events can run.
+    pub ready: bool,
+    pub description: serde_json::Value,
+}
+
+/// Of a node that nobody reports on.
+struct NoReports;
+
+impl Reports for NoReports {
+    fn plugin_servers(&self) -> Vec<PluginServer> {
+        Vec::new()
+    }
+
+    fn metrics(&self, _exposition: &mut Exposition) {}
 }
 
 /// What the node works with at the moment.
@@ -103,6 +133,7 @@ impl Node {
             hostname,
             statistics: Box::new(statistics),
             upstreams: OnceLock::new(),
+            reports: Box::new(NoReports),
             loaded: RwLock::new(Arc::new(loaded)),
             draining: AtomicBool::new(false),
         }
@@ -115,6 +146,12 @@ impl Node {
 
     pub(crate) fn upstreams(&self) -> Option<&dyn Upstreams> {
         self.upstreams.get().map(AsRef::as_ref)
+    }
+
+    /// As it is, with what others report.
+    pub fn with_reports(mut self, reports: impl Reports + 'static) -> Self {
+        self.reports = Box::new(reports);
+        self
     }
 
     pub fn loaded(&self) -> Arc<Loaded> {
@@ -140,6 +177,10 @@ impl Node {
             Some(configured) if configured.empty => Readiness::Empty,
             Some(_) => Readiness::Ready,
         }
+    }
+
+    pub(crate) fn reports(&self) -> &dyn Reports {
+        self.reports.as_ref()
     }
 
     pub(crate) fn statistics(&self) -> Statistics {

@@ -35,17 +35,39 @@ pub(crate) fn describe(node: &Node, query: Option<&str>) -> Answer {
             "total_requests": statistics.total_requests,
         },
     });
-    if let (Some(configured), Some(body)) = (&node.loaded().configured, body.as_object_mut()) {
-        body.insert("configuration_hash".to_owned(), configured.hash.clone().into());
+    if let Some(body) = body.as_object_mut() {
+        if let Some(configured) = &node.loaded().configured {
+            body.insert("configuration_hash".to_owned(), configured.hash.clone().into());
+        }
+        let servers = node.reports().plugin_servers();
+        if !servers.is_empty() {
+            let servers: Vec<Json> = servers.into_iter().map(|server| server.description).collect();
+            body.insert("plugin_servers".to_owned(), servers.into());
+        }
     }
     Answer::json(StatusCode::OK, body)
 }
 
-/// `GET /status/ready`, with Kong's texts.
+/// `GET /status/ready`, with Kong's texts. Plugin servers that are not ready are named; requests that need none of them are
+/// served, so that they make the node unready only where `status_ready_plugin_servers` says so.
 pub(crate) fn ready(node: &Node) -> Answer {
     let unavailable = |message: &str| Answer::message(StatusCode::SERVICE_UNAVAILABLE, message);
     match node.readiness() {
-        Readiness::Ready => Answer::message(StatusCode::OK, "ready"),
+        Readiness::Ready => {
+            let servers = node.reports().plugin_servers().into_iter();
+            let waiting: Vec<String> = servers.filter(|server| !server.ready).map(|server| server.name).collect();
+            if waiting.is_empty() {
+                return Answer::message(StatusCode::OK, "ready");
+            }
+            if node.loaded().settings.ready_needs_plugin_servers {
+                let message = format!("plugin servers not ready: {}", waiting.join(", "));
+                return Answer::json(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    json!({ "message": message, "plugin_servers_not_ready": waiting }),
+                );
+            }
+            Answer::json(StatusCode::OK, json!({ "message": "ready", "plugin_servers_not_ready": waiting }))
+        }
         Readiness::Draining => unavailable("draining"),
         Readiness::Empty => unavailable("no configuration available (empty configuration present)"),
         Readiness::Building => {
@@ -73,7 +95,7 @@ fn amount(bytes: u64, unit: &str, scale: f64) -> Result<Json, String> {
 }
 
 /// The resident set of this process; 0 where `/proc` is not mounted.
-fn resident_bytes() -> u64 {
+pub(crate) fn resident_bytes() -> u64 {
     let pages = std::fs::read_to_string("/proc/self/statm")
         .ok()
         .and_then(|text| text.split(' ').nth(1)?.parse::<u64>().ok())

@@ -10,6 +10,7 @@ mod listen;
 mod log_format;
 mod log_variables;
 mod names;
+mod plugin_dir;
 mod plugin_servers;
 pub mod properties;
 pub mod raw;
@@ -32,6 +33,7 @@ use std::{
 use crate::Settings;
 
 pub use environment_file::kong_env;
+pub use plugin_servers::quoted as shell_quoted;
 pub use units::{parse_size, parse_time};
 pub use vault::dereference;
 

@@ -4,8 +4,10 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 
+mod plugin_dir;
 mod plugin_server;
 
+pub use plugin_dir::{FilePolicy, PluginDir};
 pub use plugin_server::{Breaker, EventPolicy, MaxMemory, PluginServer, ProcessPolicy, ResourceLimit, RestartBackoff};
 
 /// The configuration of a node, checked, defaults filled in.
@@ -31,6 +33,7 @@ pub struct Settings {
 
     pub plugins: EnabledPlugins,
     pub plugin_servers: Vec<PluginServer>,
+    pub plugin_dir: Option<PluginDir>,
     /// `nginx_main_env`: NAME or NAME=value.
     pub main_env: Vec<String>,
 
@@ -48,7 +51,10 @@ pub struct Settings {
     pub upstream: UpstreamKeepalive,
     pub dns: Dns,
     pub upstream_tls: UpstreamTls,
+    /// `status_ready_plugin_servers`: whether `/status/ready` is 503 while a plugin server is not ready.
+    pub ready_needs_plugin_servers: bool,
     pub logs: Logs,
+    pub debug: Debug,
     pub http: Http,
     pub buffering: Buffering,
     pub errors: ErrorPages,
@@ -114,6 +120,24 @@ pub struct EnabledPlugins {
     pub bundled: bool,
     /// The names given beside it, in order.
     pub named: Vec<String>,
+}
+
+/// What clients may ask to be told of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Debug {
+    /// `request_debug`: timings, for those who know the token or are on this machine.
+    pub request: bool,
+    /// `request_debug_token`; `None` is a random one for each start and reload.
+    pub token: Option<String>,
+    /// `allow_debug_header`: `Kong-Debug` is answered with the route and service.
+    pub header: bool,
+}
+
+impl Debug {
+    /// What lets a client ask for the timings of its request; `None` where nobody may.
+    pub fn request_token(&self) -> Option<&str> {
+        self.token.as_deref().filter(|_| self.request)
+    }
 }
 
 /// `trusted_ips`, `real_ip_header`, `real_ip_recursive`.

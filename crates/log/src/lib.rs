@@ -180,6 +180,11 @@ pub fn reopen() {
     writer::reopen();
 }
 
+/// Lines that were dropped since the start, of all logs, because they could not be written fast enough.
+pub fn dropped() -> u64 {
+    writer::dropped()
+}
+
 /// Waits until all that was handed over is written, but no longer than two seconds: a reader that does not read must
 /// not keep the process from ending.
 pub fn flush() {

@@ -74,6 +74,13 @@ impl State {
 #[derive(Clone, Debug)]
 pub struct Sink(Arc<Queue>);
 
+/// Lines that were dropped since the start, of all logs.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
 #[derive(Debug)]
 struct Queue {
     target: Target,
@@ -93,7 +100,7 @@ impl Sink {
             let mut waiting = lock(&self.0.waiting);
             let before = waiting.len();
             if before + line.len() + 1 > QUEUE_BYTES {
-                self.0.dropped.fetch_add(1, Ordering::Relaxed);
+                self.0.drop_lines(1);
                 return;
             }
             waiting.extend_from_slice(line);
@@ -215,7 +222,12 @@ impl Queue {
         }
         let written = write_all(&mut lock(&self.out), batch);
         let lost = batch.get(written..).unwrap_or_default().iter().filter(|byte| **byte == b'\n').count();
-        self.dropped.fetch_add(lost as u64, Ordering::Relaxed);
+        self.drop_lines(lost as u64);
+    }
+
+    fn drop_lines(&self, lines: u64) {
+        self.dropped.fetch_add(lines, Ordering::Relaxed);
+        DROPPED.fetch_add(lines, Ordering::Relaxed);
     }
 
     fn reopen(&self) {

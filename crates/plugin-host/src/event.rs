@@ -29,6 +29,7 @@ use crate::{
     failure::Sign,
     instance::NotStarted,
     life::Life,
+    metrics::Counted,
     server::{MAX_PARKED, Server},
     start,
 };
@@ -142,6 +143,20 @@ impl Connections {
         limit: Option<Duration>,
         pdk: &mut P,
     ) -> Result<EventEnd, EventFailure> {
+        let observed = instance.metrics.begin(phase);
+        let mut counted = Counted { pdk, calls: 0 };
+        let result = self.run_admitted(instance, phase, limit, &mut counted).await;
+        observed.end(counted.calls, &result);
+        result
+    }
+
+    async fn run_admitted<P: Pdk>(
+        &self,
+        instance: &Arc<Instance>,
+        phase: Phase,
+        limit: Option<Duration>,
+        pdk: &mut P,
+    ) -> Result<EventEnd, EventFailure> {
         let successor = instance.successor();
         let instance = successor.as_ref().unwrap_or(instance);
         let server = &instance.server;
@@ -176,7 +191,7 @@ impl Connections {
             && instance.successor().is_some()
         {
             // its server was replaced while it was waited for
-            return Box::pin(self.handle_event(instance, phase, Some(limit), pdk)).await;
+            return Box::pin(self.run_admitted(instance, phase, Some(limit), pdk)).await;
         }
         tell(instance, &result, pass, unready);
         result.map_err(|failed| failed.failure)

@@ -14,9 +14,10 @@ use silverback_log::Level;
 use tokio::{sync::mpsc, task::JoinHandle, time::timeout};
 
 use crate::{
-    Deadlines, FailureKind, Fleet, Instance, Offer, ServerStatus, elsewhere,
+    Deadlines, EventMetrics, FailureKind, Fleet, Instance, Offer, ServerStatus, elsewhere,
     instance::{NotStarted, StartResult},
     life::Life,
+    metrics,
     repair::Repair,
     server::{Server, Stop},
     socket::Address,
@@ -41,6 +42,7 @@ pub struct Host {
     /// They are written when the first server wants them.
     repaired: OnceLock<Option<Repair>>,
     starts: mpsc::UnboundedSender<start::Wanted>,
+    metrics: Arc<metrics::Registry>,
 }
 
 impl Host {
@@ -70,6 +72,7 @@ impl Host {
             repair,
             repaired: OnceLock::new(),
             starts,
+            metrics: Arc::default(),
         });
         let servers = offers.iter().filter_map(|offer| {
             let settings = configured.iter().find(|settings| settings.name == offer.server)?;
@@ -88,7 +91,8 @@ impl Host {
         offer: &Offer,
         on_trial: bool,
     ) -> Arc<Server> {
-        let server = Arc::new(Server::new(settings.clone(), offer, (self.deadlines)(settings), on_trial));
+        let server = Server::new(settings.clone(), offer, (self.deadlines)(settings), on_trial);
+        let server = Arc::new(server.counted_in(&self.metrics));
         let tasks = match &settings.start_cmd {
             Some(line) => {
                 let launch = Launch {
@@ -163,6 +167,11 @@ impl Host {
     /// What an operator wants to know, in the order of `pluginserver_names`.
     pub fn status(&self) -> Vec<ServerStatus> {
         self.fleet.load().status()
+    }
+
+    /// What events have come to since the start, by server, plugin and phase.
+    pub fn metrics(&self) -> Vec<EventMetrics> {
+        self.metrics.read()
     }
 
     /// What the instance is in a process; started if it is not.

@@ -10,7 +10,10 @@ use serde_json::{Map, Value as Json};
 use silverback_model::{OnError, Phase};
 use tokio::sync::oneshot;
 
-use crate::{BreakerState, FailureKind, ServerState, WireProtocol, breaker::Breaker, life::Life, server::Server};
+use crate::{
+    BreakerState, FailureKind, ServerState, WireProtocol, breaker::Breaker, life::Life, metrics::PluginCounters,
+    server::Server,
+};
 
 /// A plugin with one configuration, in one server. Shared by all workers, and over reloads.
 pub struct Instance {
@@ -22,6 +25,7 @@ pub struct Instance {
     started: ArcSwap<Vec<Started>>,
     /// The numbers that it has, by epoch; the same however often it is started in one.
     numbers: Mutex<HashMap<u64, i32>>,
+    pub(crate) metrics: Arc<PluginCounters>,
     /// Who waits for a start that is under way, by epoch.
     waiting: Mutex<HashMap<u64, Vec<oneshot::Sender<StartResult>>>>,
     /// One for each phase: a handler for `log` that works says nothing of the one for `access`.
@@ -55,8 +59,15 @@ impl Instance {
             config,
             started: ArcSwap::default(),
             numbers: Mutex::default(),
+            metrics: Arc::default(),
             waiting: Mutex::default(),
         }
+    }
+
+    /// What its events come to is counted there, with those of the plugin's other instances.
+    pub(crate) fn counted_in(mut self, metrics: Arc<PluginCounters>) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// The plugin's name.

@@ -2,9 +2,9 @@
 
 use std::{path::PathBuf, process::Stdio, time::Duration};
 
-use silverback_config::{Settings, settings::PluginServer};
+use silverback_config::settings::PluginServer;
 use silverback_log::Level;
-use silverback_protocol::dump::{Dump, PluginInfo, WireProtocol};
+use silverback_protocol::dump::{self, Dump, PluginInfo, WireProtocol};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _},
     task::{JoinSet, spawn_blocking},
@@ -33,7 +33,7 @@ pub struct Offer {
     pub plugins: Vec<PluginInfo>,
 }
 
-/// Why it is not known what the servers offer.
+/// Why it is not known what a server offers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
     #[error("plugin server {server}: its query command could not be run: {reason}")]
@@ -41,77 +41,42 @@ pub enum QueryError {
     #[error("plugin server {server}: its query command did not end within {} s: {command}", DEADLINE.as_secs())]
     Deadline { server: String, command: String },
     #[error("plugin server {server}: nothing is known of its plugins: {reason} ({status}): {command}{}", after(.stderr))]
-    Unreadable { server: String, reason: String, status: String, command: String, stderr: String },
+    Unreadable { server: String, reason: Box<dump::Error>, status: String, command: String, stderr: String },
     #[error("plugin server {server}: {count} of its plugins could not be loaded{}", after(.stderr))]
     NotLoaded { server: String, count: usize, stderr: String },
-    #[error("plugin {plugin} is offered by the plugin servers {first} and {second}: remove one of them")]
-    OfferedTwice { plugin: String, first: String, second: String },
 }
 
 fn after(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!("; it said: {stderr}") }
 }
 
-/// Runs the query commands of all servers, at the same time, each for 60 s at most. Offers come in the order of
-/// `pluginserver_names`.
-///
-/// # Errors
-/// Everything that went wrong, not only the first problem.
-pub async fn query(settings: &Settings) -> Result<Vec<Offer>, Vec<QueryError>> {
-    query_some(&settings.plugin_servers, &settings.main_env, Vec::new()).await
-}
-
-/// Runs the query commands of those servers of which there is no offer in `known` yet. Offers come in the order of
-/// `servers`.
-///
-/// # Errors
-/// Everything that went wrong, not only the first problem.
-pub async fn query_some(
-    servers: &[PluginServer],
-    main_env: &[String],
-    known: Vec<Offer>,
-) -> Result<Vec<Offer>, Vec<QueryError>> {
-    let place = |offer: &Offer| servers.iter().position(|server| server.name == offer.server);
-    let mut answers: Vec<_> = known.into_iter().filter_map(|offer| Some((place(&offer)?, Ok(offer)))).collect();
-    let mut running = JoinSet::new();
-    for (index, server) in servers.iter().enumerate() {
-        if answers.iter().any(|(known, _)| *known == index) {
-            continue;
+/// Runs the query commands of those servers of which there is no offer in `known` yet, at the same time, each for 60 s at
+/// most. Answers come in the order of the servers, one for each.
+pub async fn query(servers: &[PluginServer], main_env: &[String], known: Vec<Offer>) -> Vec<Result<Offer, QueryError>> {
+    let mut answers: Vec<Option<Result<Offer, QueryError>>> = servers.iter().map(|_| None).collect();
+    for offer in known {
+        let place = servers.iter().position(|server| server.name == offer.server);
+        if let Some(place) = place.and_then(|place| answers.get_mut(place)) {
+            *place = Some(Ok(offer));
         }
+    }
+    let mut running = JoinSet::new();
+    for (index, (server, _)) in servers.iter().zip(&answers).enumerate().filter(|(_, (_, answer))| answer.is_none()) {
         let (server, main_env) = (server.clone(), main_env.to_vec());
         running.spawn(async move { (index, ask(&server, &main_env).await) });
     }
     while let Some(answer) = running.join_next().await {
-        answers.extend(answer); // a task that panicked is a server without an answer: the next lines find it missing
-    }
-    answers.sort_by_key(|(index, _)| *index);
-    let (mut offers, mut errors): (Vec<Offer>, Vec<QueryError>) = (Vec::new(), Vec::new());
-    for (_, answer) in answers {
-        match answer {
-            Ok(offer) => offers.push(offer),
-            Err(error) => errors.push(error),
+        if let Ok((index, answer)) = answer
+            && let Some(place) = answers.get_mut(index)
+        {
+            *place = Some(answer);
         }
     }
-    errors.extend(offered_twice(&offers));
-    if errors.is_empty() { Ok(offers) } else { Err(errors) }
-}
-
-fn offered_twice(offers: &[Offer]) -> Vec<QueryError> {
-    let mut errors = Vec::new();
-    let mut seen: Vec<(&str, &str)> = Vec::new();
-    for offer in offers {
-        for plugin in &offer.plugins {
-            match seen.iter().find(|(name, _)| *name == plugin.name) {
-                Some((_, first)) => errors.push(QueryError::OfferedTwice {
-                    plugin: plugin.name.clone(),
-                    first: (*first).to_owned(),
-                    second: offer.server.clone(),
-                }),
-                None => seen.push((&plugin.name, &offer.server)),
-            }
-        }
-    }
-    errors
+    let lost = |server: &PluginServer| {
+        // its task panicked, which nothing in it should
+        Err(QueryError::NotRun { server: server.name.clone(), reason: "it was lost".to_owned() })
+    };
+    answers.into_iter().zip(servers).map(|(answer, server)| answer.unwrap_or_else(|| lost(server))).collect()
 }
 
 async fn ask(server: &PluginServer, main_env: &[String]) -> Result<Offer, QueryError> {
@@ -141,7 +106,7 @@ async fn ask(server: &PluginServer, main_env: &[String]) -> Result<Offer, QueryE
     };
     let dump = Dump::parse(&stdout).map_err(|error| QueryError::Unreadable {
         server: server.name.clone(),
-        reason: error.to_string(),
+        reason: Box::new(error),
         status: status.to_string(),
         command: server.query_cmd.clone(),
         stderr: tail(),

@@ -24,6 +24,7 @@ use crate::{
     breaker::Breaker,
     instance::integral_numbers,
     life::{Lease, Life},
+    metrics::Registry,
     output::Process,
 };
 
@@ -69,6 +70,7 @@ pub(crate) struct Server {
     instances: Mutex<HashMap<(String, String), Weak<Instance>>>,
     /// The process that was started last, for the report of a failure when none runs.
     last_process: Mutex<Option<Arc<Process>>>,
+    metrics: Arc<Registry>,
     /// What took its place.
     successor: OnceLock<Option<Arc<Self>>>,
 }
@@ -117,7 +119,14 @@ impl Server {
             instances: Mutex::default(),
             last_process: Mutex::new(None),
             successor: OnceLock::new(),
+            metrics: Arc::default(),
         }
+    }
+
+    /// What its events come to is counted there, with those of the servers of its name before and after it.
+    pub(crate) fn counted_in(mut self, metrics: &Arc<Registry>) -> Self {
+        self.metrics = Arc::clone(metrics);
+        self
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -302,7 +311,8 @@ impl Server {
         if instances.len() == instances.capacity() {
             instances.retain(|_, instance| instance.strong_count() > 0);
         }
-        let instance = Arc::new(Instance::new(Arc::clone(self), plugin.to_owned(), config));
+        let metrics = self.metrics.counters(self.name(), plugin);
+        let instance = Arc::new(Instance::new(Arc::clone(self), plugin.to_owned(), config).counted_in(metrics));
         instances.insert(key, Arc::downgrade(&instance));
         instance
     }

@@ -19,6 +19,7 @@ use crate::{
     forwarded::X_KONG_REQUEST_ID,
     header_case,
     request::list,
+    request_debug,
     tunnel::{self, Traffic},
     upstream::{hash_input::HashCookie, send::Upstreamed},
 };
@@ -296,6 +297,7 @@ fn set_hash_cookie(headers: &mut HeaderMap, cookie: &HashCookie) {
 /// Adds what the gateway adds to every answer, and moves the headers out of the exchange (a copy stays for those
 /// that log).
 fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
+    let begun = flight.clock();
     let now = flight.now();
     let (proxied, encoded) = (flight.proxied, flight.encoded);
     if proxied && let Some(cookie) = flight.hash_cookie.take() {
@@ -357,6 +359,14 @@ fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
     if status == 204 {
         headers.remove(header::CONTENT_TYPE);
     }
+    if begun.is_some() {
+        flight.timed(&["header_filter"], begun);
+        if let Some(output) = flight.debug.as_mut().and_then(|debug| debug.header(&flight.exchange)) {
+            flight.exchange.response.headers.insert(request_debug::OUTPUT, output);
+        }
+    }
+    let exchange = &mut *flight.exchange;
+    let headers = &mut exchange.response.headers;
     exchange.response.sent = true;
     let length: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     exchange.response.bytes_sent = length as u64 + 19;

@@ -9,6 +9,7 @@ use std::{
     fmt,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -31,11 +32,13 @@ use crate::{
     connection::Connection,
     forwarded::{self, Forwarded},
     generation::{Generation, RouteEntry},
+    metrics::InMemory,
     plugin_run::{self, Failed, Ran},
     plugin_table::Configured,
     profile::Profile,
     request,
     request_body::{self, BodyError, Spool},
+    request_debug::RequestDebug,
     sanitiser::Refused,
     surroundings,
     tunnel::TunnelError,
@@ -78,6 +81,10 @@ pub(crate) struct Flight {
     held: Option<Held>,
     /// The trailers of an answer that is held.
     pub(crate) trailers: Option<HeaderMap>,
+    /// The bodies that are in memory.
+    in_memory: InMemory,
+    /// What the client wants to know of its request, if it may.
+    pub(crate) debug: Option<Box<RequestDebug>>,
 }
 
 /// What a request came to.
@@ -110,8 +117,12 @@ async fn run(
 ) {
     let upgrade = request::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
     let generation = worker.shared.generation.load_full();
-    let (exchange, incoming, spelling) = request::exchange(&connection, &generation, request);
+    let (mut exchange, incoming, spelling) = request::exchange(&connection, &generation, request);
+    let debug = RequestDebug::asked_for(&mut exchange, generation.profile.settings.debug.request_token());
+    let in_memory = InMemory::none(&worker.metrics);
     let mut flight = Box::new(Flight {
+        in_memory,
+        debug,
         worker,
         connection,
         profile: Arc::clone(&generation.profile),
@@ -161,18 +172,29 @@ impl Flight {
         if let Some(message) = self.tls_refusal() {
             return self.fail(400, Some(message));
         }
-        if !self.rewrite(&generation).await {
+        let begun = self.clock();
+        let went_on = self.rewrite(&generation).await;
+        self.timed(&["rewrite"], begun);
+        if !went_on {
             return End::Gateway;
         }
         self.exchange.phase = Phase::Access;
         self.exchange.timings.access_start = Some(self.now());
-        let Some((route, forwarded)) = self.route(&generation) else { return End::Gateway };
+        let access_begun = self.clock();
+        let routed = self.route(&generation);
+        self.timed(&["access", "router"], access_begun);
+        let Some((route, forwarded)) = routed else {
+            self.timed(&["access"], access_begun);
+            return End::Gateway;
+        };
         let upstreams = Arc::clone(&generation.upstreams);
         let client_tls = generation.client_tls.clone();
         // From here on only the route's own parts are kept: a long request must not hold a whole configuration.
         drop(generation);
 
-        if !self.access(&route).await {
+        let went_on = self.access(&route).await;
+        self.timed(&["access"], access_begun);
+        if !went_on {
             return End::Gateway;
         }
         if route.service.is_none() {
@@ -226,6 +248,18 @@ impl Flight {
                 }
                 self.fail(failure.status(), None)
             }
+        }
+    }
+
+    /// The time, if anybody wants to know how long something takes.
+    pub(crate) fn clock(&self) -> Option<Instant> {
+        self.debug.as_ref().map(|_| Instant::now())
+    }
+
+    /// Adds the time since `begun` to a part of the request.
+    pub(crate) fn timed(&mut self, part: &[&str], begun: Option<Instant>) {
+        if let (Some(debug), Some(begun)) = (&mut self.debug, begun) {
+            debug.add(part, begun);
         }
     }
 
@@ -328,6 +362,9 @@ impl Flight {
             Some(captures) => (captures.numbered.into_iter().map(Option::unwrap_or_default).collect(), captures.named),
             None => (Vec::new(), Vec::new()),
         };
+        if self.profile.settings.debug.header && self.exchange.request.headers.contains_key("kong-debug") {
+            tell_match(&mut self.exchange.response.headers, &entry);
+        }
         self.exchange.matched = Some(Matched {
             route: Arc::clone(&entry.route),
             service: entry.service.clone(),
@@ -400,7 +437,12 @@ impl Flight {
     async fn went_on(&mut self, configured: &Configured, phase: Phase) -> bool {
         // Boxed, like all that most requests do not need: the task stays small, and quick to make.
         let worker = Rc::clone(&self.worker);
-        match Box::pin(plugin_run::run(&worker.plugins, self, configured, phase)).await {
+        let begun = self.clock();
+        let ran = Box::pin(plugin_run::run(&worker.plugins, self, configured, phase)).await;
+        if let (Some(debug), Some(begun)) = (&mut self.debug, begun) {
+            debug.ran(phase, &configured.caller, begun);
+        }
+        match ran {
             Ran::Done => true,
             Ran::Exit => {
                 self.exchange.response.source = Some(Source::Exit);
@@ -455,6 +497,9 @@ impl Flight {
         let settings = &self.profile.settings;
         match Box::pin(request_body::read(incoming, settings)).await {
             Ok((body, spool, length)) => {
+                if let RequestBody::Memory(bytes) = &body {
+                    self.in_memory.add(bytes.len());
+                }
                 self.exchange.request.body = body;
                 self.exchange.request.length += length;
                 self.spool = spool;
@@ -492,6 +537,7 @@ impl Flight {
         self.held = Some(held);
         self.trailers = trailers;
         self.exchange.timings.upstream_end = Some(self.now());
+        self.in_memory.add(body.len());
         self.exchange.service_response = Some(ServiceResponse {
             status: head.status.as_u16(),
             headers: head.headers.clone(),
@@ -503,12 +549,14 @@ impl Flight {
         let connection = HeaderValue::from_static(if self.keeps_alive() { "keep-alive" } else { "close" });
         self.exchange.response.headers.insert(header::CONNECTION, connection);
         self.exchange.phase = Phase::Response;
+        let begun = self.clock();
         for index in 0..self.collected.len() {
             let configured = Arc::clone(&self.collected[index]);
             if configured.phases.contains(Phase::Response) && !self.went_on(&configured, Phase::Response).await {
                 break;
             }
         }
+        self.timed(&["response"], begun);
         self.exchange.response.headers.remove(header::CONNECTION);
         End::Gateway
     }
@@ -539,6 +587,25 @@ impl Flight {
 /// Whether a certificate failed to verify for its issuer alone.
 fn is_of_issuer(verdict: &str) -> bool {
     ["self-signed", "unable to"].iter().any(|reason| verdict.starts_with(&format!("FAILED:{reason}")))
+}
+
+/// Names the route and service in the answer (`allow_debug_header`, Kong's `add_debug_headers`).
+fn tell_match(headers: &mut HeaderMap, entry: &RouteEntry) {
+    let mut tell = |name: &'static str, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    tell("kong-route-id", &entry.route.id.to_string());
+    if let Some(name) = &entry.route.name {
+        tell("kong-route-name", name);
+    }
+    if let Some(service) = &entry.service {
+        tell("kong-service-id", &service.id.to_string());
+        if let Some(name) = &service.name {
+            tell("kong-service-name", name);
+        }
+    }
 }
 
 /// What is left to do when a request's answer has gone out, or cannot.
@@ -615,8 +682,9 @@ impl Finish {
 
     fn end(mut self) {
         self.hold_back(false);
-        let Flight { worker, connection, profile, mut exchange, collected, spool, held, proxied, in_use, .. } =
-            *self.flight;
+        let Flight {
+            worker, connection, profile, mut exchange, collected, spool, held, proxied, in_use, debug, ..
+        } = *self.flight;
         // The log handlers do not keep the target busy.
         drop(in_use);
         connection.ended();
@@ -626,22 +694,35 @@ impl Finish {
             exchange.timings.upstream_end.get_or_insert(now);
         }
         exchange.phase = Phase::Log;
+        worker.metrics.record(&exchange);
         profile.access_log.write(&exchange);
         let loggers: Vec<_> =
             collected.into_iter().filter(|configured| configured.phases.contains(Phase::Log)).collect();
         if loggers.is_empty() {
+            if let Some(debug) = debug {
+                debug.log(&exchange);
+            }
             return;
         }
+        let debug = debug.map(|debug| Rc::new(RefCell::new(debug)));
         let exchange = Rc::new(RefCell::new(*exchange));
         // Bodies may still be asked for; what they take goes with the last logger.
         let spool = Rc::new((spool, held));
         for configured in loggers {
             // Each on its own: a slow one delays no other.
-            let (exchange, spool) = (Rc::clone(&exchange), Rc::clone(&spool));
+            let (exchange, spool, debug) = (Rc::clone(&exchange), Rc::clone(&spool), debug.clone());
             let running = Rc::clone(&worker);
             worker.spawn(async move {
+                let begun = debug.as_ref().map(|_| Instant::now());
                 plugin_run::log(&running, &exchange, &configured).await;
                 drop(spool);
+                if let (Some(debug), Some(begun)) = (debug, begun) {
+                    debug.borrow_mut().logged(&configured.caller, begun);
+                    // The last one tells of all.
+                    if let Some(debug) = Rc::into_inner(debug) {
+                        debug.into_inner().log(&exchange.borrow());
+                    }
+                }
             });
         }
     }
@@ -656,6 +737,8 @@ pub(crate) fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>, refused: 
     let exchange = request::refused_exchange(connection, &generation, &refused.head);
     let plugins = generation.plugins.globals();
     let mut flight = Box::new(Flight {
+        in_memory: InMemory::none(&worker.metrics),
+        debug: None,
         worker: Rc::clone(worker),
         connection: Rc::clone(connection),
         profile: Arc::clone(&generation.profile),

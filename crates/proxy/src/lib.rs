@@ -14,6 +14,7 @@ mod forwarded;
 mod generation;
 mod header_case;
 mod listener;
+mod metrics;
 mod plugin_run;
 mod plugin_table;
 mod prefixed;
@@ -22,6 +23,7 @@ pub mod proxy_protocol;
 mod real_ip;
 mod request;
 mod request_body;
+mod request_debug;
 pub mod sanitiser;
 mod send_timeout;
 mod stream;
@@ -44,6 +46,7 @@ use tokio::sync::watch;
 pub use crate::{
     generation::{BuildError, Generation, Registries},
     listener::BindError,
+    metrics::HttpMetrics,
     surroundings::Counters,
     tls::{CertificateError, ServerTlsError},
     upstream::{SetHealthError, UpstreamHealth},
@@ -141,6 +144,12 @@ impl Proxy {
     /// Counters since the start, as nginx's stub status has them.
     pub fn counters(&self) -> Counters {
         self.shared.counters.clone_values(Ordering::Relaxed)
+    }
+
+    /// What reads what requests have come to.
+    pub fn metrics_source(&self) -> impl Fn() -> HttpMetrics + Send + Sync + 'static {
+        let shared = Arc::clone(&self.shared.metrics);
+        move || shared.read()
     }
 
     /// What reads the counters, for whoever outlives a borrow of the proxy.

@@ -4,7 +4,7 @@ use std::{cell::RefCell, rc::Rc};
 
 use silverback_model::{Fails, Phase};
 use silverback_pdk::{Caller, Exchange, Need, Outcome, exchange::RequestBody};
-use silverback_plugin_host::{Connections, EventEnd, Pdk, Reply};
+use silverback_plugin_host::{Connections, EventEnd, EventFailure, Pdk, Reply};
 use silverback_protocol::{Call, Return};
 
 use crate::{
@@ -37,6 +37,9 @@ pub(crate) trait Subject {
 
     /// Gets what a call waits for. What cannot be had is marked as such in the exchange, and the call says so.
     async fn provide(&mut self, need: Need);
+
+    /// Takes note of an event that failed, for those who may ask.
+    fn failed(&mut self, _failure: &EventFailure) {}
 }
 
 impl Subject for Flight {
@@ -50,6 +53,12 @@ impl Subject for Flight {
         }
         if need == Need::RequestBodyInMemory {
             load(&mut self.exchange).await;
+        }
+    }
+
+    fn failed(&mut self, failure: &EventFailure) {
+        if let Some(debug) = &mut self.debug {
+            debug.failed(failure);
         }
     }
 }
@@ -79,7 +88,10 @@ pub(crate) async fn run<S: Subject>(
             match plugins.handle_event(instance, phase, configured.timeout, &mut calls).await {
                 Ok(EventEnd::Returned) => return Ran::Done,
                 Ok(EventEnd::Exited) => return Ran::Exit,
-                Err(failure) => Failed { why: describe(&failure), status: failure.kind.status() },
+                Err(failure) => {
+                    calls.subject.failed(&failure);
+                    Failed { why: describe(&failure), status: failure.kind.status() }
+                }
             }
         }
         Kind::InProcess { name, config } => loop {
@@ -120,7 +132,7 @@ async fn load(exchange: &mut Exchange) {
 }
 
 /// One line for the log: what failed, where, why, and what the process said last.
-fn describe(failure: &silverback_plugin_host::EventFailure) -> String {
+fn describe(failure: &EventFailure) -> String {
     let mut text = failure.to_string();
     if !failure.lines.is_empty() {
         text.push_str("; its last output: ");

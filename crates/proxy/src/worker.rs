@@ -22,6 +22,7 @@ use crate::{
     connection,
     generation::{Generation, Registries},
     listener::{Bound, Listener},
+    metrics::{Recorder, Recorders},
     stream,
     surroundings::AtomicCounters,
     tls::handshake::Waiting,
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) generation: ArcSwap<Generation>,
     pub(crate) balancers: Balancers,
     pub(crate) counters: Arc<AtomicCounters>,
+    pub(crate) metrics: Arc<Recorders>,
     pub(crate) connection_serial: AtomicU64,
     /// Bytes of upstreams' answers that are held for the response phase.
     pub(crate) held: Arc<AtomicU64>,
@@ -46,6 +48,7 @@ impl Shared {
             generation: ArcSwap::from_pointee(generation),
             balancers: registries.balancers.clone(),
             counters: Arc::clone(&registries.counters),
+            metrics: Arc::default(),
             connection_serial: AtomicU64::new(1),
             held: Arc::default(),
         }
@@ -65,6 +68,7 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Pool,
     pub(crate) plugins: Connections,
+    pub(crate) metrics: Arc<Recorder>,
     pub(crate) mode: watch::Receiver<Mode>,
     /// Those that wait for plugins.
     pub(crate) handshakes: Waiting,
@@ -119,6 +123,7 @@ pub(crate) fn run(runtime: &Runtime, shared: Arc<Shared>, listeners: Vec<Listene
         let worker = Rc::new(Worker {
             pool: Pool::new(keepalive.pool_size, keepalive.max_requests, keepalive.idle_timeout),
             plugins: Connections::new(Arc::clone(&shared.host)),
+            metrics: shared.metrics.join(),
             handshakes: Waiting::default(),
             tasks: Rc::default(),
             shared,

@@ -35,9 +35,9 @@ pub(crate) enum AssembleError {
 /// What is wrong with the set of plugins.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum PluginProblem {
-    #[error("plugin servers {0} and {1} both offer the plugin {2}: let only one of them offer it")]
+    #[error("{0} and {1} both offer the plugin {2}: let only one of them offer it")]
     OfferedTwice(String, String, String),
-    #[error("plugin server {server}: the schema of {plugin} cannot be used: {message}")]
+    #[error("{server}: the schema of {plugin} cannot be used: {message}")]
     Schema { server: String, plugin: String, message: String },
     #[error("{0} plugin is enabled but not installed: no plugin server offers it, and it is not bundled")]
     NotInstalled(String),
@@ -62,11 +62,58 @@ pub(crate) struct Found {
 
 /// Asks every plugin server what it offers.
 pub(crate) async fn find_plugins(settings: &Settings) -> Result<Found, AssembleError> {
-    let offers = silverback_plugin_host::query(settings).await.map_err(AssembleError::Query)?;
-    select_plugins(settings, &offers.into())
+    find_plugins_anew(settings, Vec::new()).await
 }
 
-/// Makes the catalogue out of what servers offer, what is bundled, and what `plugins` names.
+/// As [`find_plugins`]; servers of which there is an offer already are not asked again.
+pub(crate) async fn find_plugins_anew(settings: &Settings, known: Vec<Offer>) -> Result<Found, AssembleError> {
+    let (offers, findings) = ask(settings, known).await?;
+    let mut found = select_plugins(settings, &offers.into())?;
+    found.warnings.splice(0..0, findings);
+    Ok(found)
+}
+
+/// What servers offer, in their order. One that is configured and does not answer is an error; a file of `plugin_dir` that
+/// does not is left out, and told of.
+async fn ask(settings: &Settings, known: Vec<Offer>) -> Result<(Vec<Offer>, Vec<String>), AssembleError> {
+    let (mut offers, mut errors, mut findings) = (Vec::new(), Vec::new(), Vec::new());
+    let answers = silverback_plugin_host::query(&settings.plugin_servers, &settings.main_env, known).await;
+    for (server, answer) in settings.plugin_servers.iter().zip(answers) {
+        match (answer, file(settings, &server.name)) {
+            (Ok(offer), file) => {
+                if let (Some(socket), Some(file)) = (offer.socket.as_ref().filter(|s| **s != server.socket), file) {
+                    findings.push(format!(
+                        "plugin_dir: {}: it says that it listens on {}, and is looked for at {}: name it in \
+                         pluginserver_names, with its socket",
+                        file.display(),
+                        socket.display(),
+                        server.socket.display()
+                    ));
+                }
+                offers.push(offer);
+            }
+            (Err(error), Some(file)) => findings.push(format!("plugin_dir: {}: {error}", file.display())),
+            (Err(error), None) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok((offers, findings)) } else { Err(AssembleError::Query(errors)) }
+}
+
+/// The file of `plugin_dir` that a server serves.
+fn file<'s>(settings: &'s Settings, server: &str) -> Option<&'s PathBuf> {
+    settings.plugin_dir.as_ref()?.file(server)
+}
+
+/// A server as messages call it.
+fn called(settings: &Settings, server: &str) -> String {
+    match file(settings, server) {
+        Some(file) => format!("the file {}", file.display()),
+        None => format!("plugin server {server}"),
+    }
+}
+
+/// Makes the catalogue out of what servers offer, what is bundled, and what `plugins` names. What `plugin_dir` holds need
+/// not be named.
 pub(crate) fn select_plugins(settings: &Settings, offers: &Arc<[Offer]>) -> Result<Found, AssembleError> {
     let enabled = &settings.plugins;
     let mut catalogue = Catalogue::default();
@@ -79,29 +126,30 @@ pub(crate) fn select_plugins(settings: &Settings, offers: &Arc<[Offer]>) -> Resu
     }
     let mut offered: HashMap<&str, &str> = HashMap::new();
     for (offer, info) in offers.iter().flat_map(|offer| offer.plugins.iter().map(move |info| (offer, info))) {
-        if !enabled.named.contains(&info.name) {
-            warnings.push(format!(
-                "plugin server {} offers {}, which `plugins` does not name: it cannot be configured",
-                offer.server, info.name
-            ));
+        let server = called(settings, &offer.server);
+        let in_directory = file(settings, &offer.server).is_some();
+        if let Some(first) = offered.insert(&info.name, &offer.server) {
+            problems.push(PluginProblem::OfferedTwice(called(settings, first), server, info.name.clone()));
             continue;
         }
-        if let Some(first) = offered.insert(&info.name, &offer.server) {
-            problems.push(PluginProblem::OfferedTwice(first.to_owned(), offer.server.clone(), info.name.clone()));
+        if !in_directory && !enabled.named.contains(&info.name) {
+            warnings
+                .push(format!("{server} offers {}, which `plugins` does not name: it cannot be configured", info.name));
             continue;
         }
         if catalogue.get(&info.name).is_some() {
-            warnings.push(format!(
-                "plugin server {} offers {}, which is bundled: the bundled one is used",
-                offer.server, info.name
-            ));
+            warnings.push(format!("{server} offers {}, which is bundled: the bundled one is used", info.name));
             continue;
         }
         match definition(&offer.server, info) {
             Ok(plugin) => {
                 catalogue.insert(plugin);
             }
-            Err(problem) => problems.push(problem),
+            Err(message) => {
+                let problem = PluginProblem::Schema { server, plugin: info.name.clone(), message };
+                // A file that is broken leaves the others alone.
+                if in_directory { warnings.push(problem.to_string()) } else { problems.push(problem) }
+            }
         }
     }
     for name in enabled.named.iter().filter(|name| catalogue.get(name).is_none()) {
@@ -118,18 +166,13 @@ pub(crate) fn select_plugins(settings: &Settings, offers: &Arc<[Offer]>) -> Resu
     }
 }
 
-fn definition(server: &str, info: &PluginInfo) -> Result<PluginDefinition, PluginProblem> {
-    let schema = config_record(info).map_err(|message| PluginProblem::Schema {
-        server: server.to_owned(),
-        plugin: info.name.clone(),
-        message,
-    })?;
+fn definition(server: &str, info: &PluginInfo) -> Result<PluginDefinition, String> {
     Ok(PluginDefinition {
         name: info.name.clone(),
         version: info.version.clone().unwrap_or_default(),
         priority: info.priority,
         phases: info.phases.iter().filter_map(|phase| Phase::from_name(phase)).collect(),
-        schema,
+        schema: config_record(info)?,
         source: PluginSource::Server(server.to_owned()),
     })
 }
@@ -178,7 +221,16 @@ pub(crate) fn snapshot(
 ) -> Result<Snapshot, AssembleError> {
     let Some(declared) = declared else { return Ok(Snapshot::default()) };
     let now = jiff::Timestamp::now().as_second();
-    parse_declarative(&declared.text, declared.file.as_deref(), catalogue, &settings.plugins, now).map_err(|source| {
+    let mut enabled = settings.plugins.clone();
+    // A file in plugin_dir need not be named.
+    let in_directory = |source: &PluginSource| match source {
+        PluginSource::Server(server) => file(settings, server).is_some(),
+        PluginSource::Bundled => false,
+    };
+    enabled
+        .named
+        .extend(catalogue.iter().filter(|plugin| in_directory(&plugin.source)).map(|plugin| plugin.name.clone()));
+    parse_declarative(&declared.text, declared.file.as_deref(), catalogue, &enabled, now).map_err(|source| {
         let place = declared.file.as_ref().map_or_else(|| "declarative_config_string".into(), |f| f.to_string_lossy());
         AssembleError::Declarative { place: place.into_owned(), source }
     })
@@ -220,13 +272,23 @@ mod tests {
         Offer { server: server.to_owned(), protocol: WireProtocol::MsgPack, socket: None, plugins }
     }
 
+    /// The servers whose name has a dot serve files of `plugin_dir`.
+    fn settings_for(plugins: &str, offers: &[Offer]) -> Settings {
+        let mut settings = settings(&format!("{plugins}\nplugin_dir = /"));
+        let files = offers.iter().filter(|offer| offer.server.contains('.'));
+        let files = files.map(|offer| (offer.server.clone(), Path::new("/plugins").join(&offer.server)));
+        settings.plugin_dir.as_mut().unwrap().served = files.collect();
+        settings
+    }
+
     fn schema(fields: &Json) -> Json {
         json!({ "name": "x", "fields": [{ "config": { "type": "record", "fields": fields } }] })
     }
 
     /// The names of what can be configured and the warnings, or the problems.
     fn select(plugins: &str, offers: Vec<Offer>) -> Result<(Vec<String>, Vec<String>), String> {
-        let found = select_plugins(&settings(plugins), &offers.into()).map_err(|error| error.to_string())?;
+        let found =
+            select_plugins(&settings_for(plugins, &offers), &offers.into()).map_err(|error| error.to_string())?;
         Ok((found.catalogue.iter().map(|plugin| plugin.name.clone()).collect(), found.warnings))
     }
 
@@ -264,6 +326,25 @@ mod tests {
     }
 
     #[test]
+    fn a_file_in_plugin_dir_need_not_be_named() {
+        let good = || offer("mine.py", vec![info("mine", schema(&json!([])))]);
+        let odd = offer("odd.js", vec![info("odd", schema(&json!([{ "m": { "type": "?" } }])))]);
+        let offers = vec![good(), odd];
+        let settings = settings_for("bundled", &offers);
+        let found = select_plugins(&settings, &offers.into()).unwrap();
+        assert!(found.catalogue.get("mine").is_some() && found.catalogue.get("odd").is_none());
+        assert!(found.warnings[0].starts_with("the file /plugins/odd.js: the schema of odd cannot be used: "));
+        let declared = Declared { text: "_format_version: '3.0'\nplugins: [{name: mine}]".to_owned(), file: None };
+        assert_eq!(snapshot(Some(&declared), &found.catalogue, &settings).unwrap().plugins.len(), 1);
+
+        let twice = vec![good(), offer("go", vec![info("mine", schema(&json!([])))])];
+        assert_eq!(
+            select("mine", twice).unwrap_err(),
+            "the file /plugins/mine.py and plugin server go both offer the plugin mine: let only one of them offer it"
+        );
+    }
+
+    #[test]
     fn all_problems_are_told() {
         let offers = vec![
             offer("a", vec![info("twice", schema(&json!([])))]),
@@ -275,7 +356,10 @@ mod tests {
         let problems = select("twice, odd, none", offers).unwrap_err();
         let lines: Vec<&str> = problems.lines().collect();
         assert_eq!(lines.len(), 3, "{problems}");
-        assert_eq!(lines[0], "plugin servers a and b both offer the plugin twice: let only one of them offer it");
+        assert_eq!(
+            lines[0],
+            "plugin server a and plugin server b both offer the plugin twice: let only one of them offer it"
+        );
         assert!(lines[1].starts_with("plugin server b: the schema of odd cannot be used: "), "{problems}");
         assert!(lines[2].starts_with("none plugin is enabled but not installed"), "{problems}");
     }

@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Health(Prefix),
     /// Check a configuration file.
     Check(Check),
+    /// Look for what would keep the gateway from starting or plugins from working, and tell the cure.
+    Doctor(Doctor),
     /// Print the version.
     Version(Version),
     /// Work with declarative configuration files.
@@ -129,6 +131,20 @@ pub(crate) struct Check {
     /// The configuration file.
     #[arg(value_name = "CONF", default_value = "/etc/kong/kong.conf")]
     pub(crate) conf: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) files: Files,
+
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Tell what is in order, too.
+    #[arg(short = 'v', long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]

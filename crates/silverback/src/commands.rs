@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+mod doctor;
 mod drain;
 mod health;
 mod prepare;
@@ -28,6 +29,7 @@ pub(crate) fn run(command: Command, console: Console) -> Result<ExitCode, Comman
         Command::Start(options) => return start::start(&options, console),
         Command::DockerStart(options) => return start::docker_start(&options, console),
         Command::Restart(options) => return start::restart(&options, console),
+        Command::Doctor(options) => return doctor::run(&options, console),
         Command::Stop(prefix) => stop::stop(&prefix, console),
         Command::Quit(options) => stop::quit(&options, console),
         Command::Reload(options) => reload::run(&options, console),

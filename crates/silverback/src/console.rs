@@ -20,6 +20,10 @@ impl Console {
         Self { talkative }
     }
 
+    pub(crate) const fn is_talkative(self) -> bool {
+        self.talkative
+    }
+
     pub(crate) fn verbose(self, message: impl Display) {
         if self.talkative {
             self.out(&dated("verbose", message));

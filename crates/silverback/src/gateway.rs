@@ -31,9 +31,12 @@ use crate::{
     console::Console,
     daemon::Report,
     pidfile::PidFile,
+    plugin_dir,
     prefix::{self, PrefixError},
     privileges::{self, Account, PrivilegeError},
-    reaper, summary,
+    reaper,
+    reports::NodeReports,
+    summary,
 };
 
 /// Why a gateway did not start.
@@ -79,10 +82,17 @@ pub(crate) fn run(settings: Settings, mut report: Report, console: Console) -> E
     status
 }
 
-fn serve(settings: Settings, report: &mut Report, console: Console) -> Result<(), StartError> {
+fn serve(mut settings: Settings, report: &mut Report, console: Console) -> Result<(), StartError> {
+    choose_debug_token(&mut settings);
+    let links = plugin_dir::links(&settings);
+    let findings = plugin_dir::include(&mut settings, &links);
     let settings = Arc::new(settings);
     direct_logs(&settings).map_err(StartError::Log)?;
     log_panics();
+    for finding in &findings {
+        log(Level::Warn, format_args!("{finding}"));
+        console.warn(finding);
+    }
     if let Err(error) = reaper::become_subreaper() {
         log(Level::Warn, format_args!("cannot adopt orphaned processes: {error}"));
     }
@@ -100,6 +110,7 @@ fn serve(settings: Settings, report: &mut Report, console: Console) -> Result<()
         io::ErrorKind::WouldBlock => StartError::AlreadyRunning(settings.prefix.display().to_string()),
         _ => StartError::PidFile(error),
     })?;
+    tell_debug_token(&settings);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::Runtime)?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::listen().map_err(StartError::Runtime)?;
@@ -173,7 +184,9 @@ impl Gateway {
             catalogue: Arc::clone(&found.catalogue),
             configured: Some(Configured::of(&snapshot)),
         };
-        let node = Arc::new(Node::new(node_id, hostname(), loaded, move || statistics(counters())));
+        let reports = NodeReports::new(node_id.clone(), Arc::clone(&host), &proxy);
+        let node = Node::new(node_id, hostname(), loaded, move || statistics(counters()));
+        let node = Arc::new(node.with_reports(reports));
         node.set_upstreams(AdminUpstreams(proxy.upstream_health()));
         let mut tasks = silverback_admin::spawn(api_listeners, &node).map_err(StartError::ApiLog)?;
         tasks.push(tokio::spawn(reaper::reap_orphans()));
@@ -281,6 +294,24 @@ impl Gateway {
         self.host.stop().await;
         remove_sockets(&self.settings);
         log(Level::Notice, format_args!("exit"));
+    }
+}
+
+/// Every start and reload has a token of its own, unless `request_debug_token` names one.
+fn choose_debug_token(settings: &mut Settings) {
+    if settings.debug.request && settings.debug.token.is_none() {
+        settings.debug.token = Some(uuid::Uuid::new_v4().to_string());
+    }
+}
+
+/// Leaves the token where Kong leaves it: in a file of the prefix, and in the log.
+fn tell_debug_token(settings: &Settings) {
+    let token = settings.debug.request_token();
+    if let Err(error) = prefix::write_debug_token(&settings.prefix, token) {
+        log(Level::Error, format_args!("the token for request debugging is in no file: {error}"));
+    }
+    if let Some(token) = token {
+        log(Level::Notice, format_args!("[request-debug] token for request debugging: {token}"));
     }
 }
 

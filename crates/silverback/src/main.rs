@@ -6,13 +6,16 @@ mod commands;
 mod conf;
 mod console;
 mod daemon;
+mod doctor;
 mod error;
 mod gateway;
 mod init;
 mod pidfile;
+mod plugin_dir;
 mod prefix;
 mod privileges;
 mod reaper;
+mod reports;
 mod status_client;
 mod summary;
 

@@ -79,6 +79,18 @@ pub(crate) fn write_environment(settings: &Settings) -> Result<(), PrefixError> 
     write_with_mode(&environment_file(&settings.prefix), &kong_env(settings), 0o640)
 }
 
+/// Writes `.request_debug_token`, readable by the group; takes it away where there is no token.
+pub(crate) fn write_debug_token(prefix: &Path, token: Option<&str>) -> Result<(), PrefixError> {
+    let path = prefix.join(".request_debug_token");
+    match token {
+        Some(token) => write_with_mode(&path, token, 0o640),
+        None => match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(PrefixError::Write { path, source }),
+            _ => Ok(()),
+        },
+    }
+}
+
 /// `.kong_env`: the configuration that the gateway of a prefix runs with, in the syntax of `kong.conf`.
 pub(crate) fn environment_file(prefix: &Path) -> PathBuf {
     prefix.join(".kong_env")

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::settings::PluginServer;
+use crate::settings::{EventPolicy, PluginDir, PluginServer, ProcessPolicy};
 
 use super::{names::closest, reader::Reader, resolve::absolute};
 
@@ -19,7 +19,8 @@ fn suffixes() -> impl Iterator<Item = &'static str> {
     COMMANDS.into_iter().chain(policies::SUFFIXES)
 }
 
-pub(super) fn read(reader: &mut Reader<'_>, prefix: &Path) -> Vec<PluginServer> {
+/// `directory` is that of `plugin_dir`, whose files have properties of this family too.
+pub(super) fn read(reader: &mut Reader<'_>, prefix: &Path, directory: Option<&PluginDir>) -> Vec<PluginServer> {
     let mut servers: Vec<PluginServer> = Vec::new();
     for name in reader.list("pluginserver_names") {
         let name = name.to_lowercase();
@@ -51,7 +52,7 @@ pub(super) fn read(reader: &mut Reader<'_>, prefix: &Path) -> Vec<PluginServer> 
             servers.push(server);
         }
     }
-    unclaimed(reader, &servers);
+    unclaimed(reader, &servers, directory);
     shared_sockets(reader, &servers);
     servers
 }
@@ -104,17 +105,36 @@ fn by_name(reader: &mut Reader<'_>, prefix: &Path, name: String) -> Option<Plugi
             "start_command undefined for pluginserver {name}; assuming external process management ({base}start_cmd)"
         ));
     }
-    let mut policies = Policies::new(reader, &base);
-    let (events, process) = (policies.events(), policies.process());
+    let (events, process) = policies(reader, &name);
     Some(PluginServer { name, socket, start_cmd, query_cmd, events, process })
 }
 
+/// What the properties of a name say of its processes and events.
+pub(super) fn policies(reader: &mut Reader<'_>, name: &str) -> (EventPolicy, ProcessPolicy) {
+    let base = format!("pluginserver_{}_", stem(&name.to_lowercase()));
+    let mut policies = Policies::new(reader, &base);
+    (policies.events(), policies.process())
+}
+
+/// Whether a policy is given for a name.
+pub(super) fn is_spoken_of(reader: &Reader<'_>, name: &str) -> bool {
+    let base = format!("pluginserver_{}_", stem(&name.to_lowercase()));
+    policies::SUFFIXES.iter().any(|suffix| reader.given(&format!("{base}{suffix}")).is_some())
+}
+
 /// Properties of servers that nobody named, or that no server has.
-fn unclaimed(reader: &mut Reader<'_>, servers: &[PluginServer]) {
+fn unclaimed(reader: &mut Reader<'_>, servers: &[PluginServer], directory: Option<&PluginDir>) {
     let mut warnings = Vec::new();
     for (name, entry) in reader.raw().iter() {
         let Some(rest) = name.strip_prefix("pluginserver_") else { continue };
         if name == "pluginserver_names" {
+            continue;
+        }
+        let of_file = directory.into_iter().flat_map(|directory| &directory.policies).any(|policy| {
+            let rest = rest.strip_prefix(stem(&policy.file.to_lowercase()).as_str());
+            rest.and_then(|rest| rest.strip_prefix('_')).is_some_and(|rest| policies::SUFFIXES.contains(&rest))
+        });
+        if of_file {
             continue;
         }
         let owner = servers.iter().any(|server| {
@@ -172,8 +192,8 @@ fn legacy(reader: &mut Reader<'_>, prefix: &Path) -> Option<PluginServer> {
     })
 }
 
-/// Both commands are run by a shell.
-fn quoted(word: &str) -> String {
+/// A word as a shell reads it back: the commands of plugin servers are shell command lines.
+pub fn quoted(word: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-+=:@%,".contains(&b);
     if !word.is_empty() && word.bytes().all(plain) {
         return word.to_owned();

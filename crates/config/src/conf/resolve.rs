@@ -7,13 +7,13 @@ use std::{
 };
 
 use crate::settings::{
-    EnabledPlugins, IgnoredProperty, Listen, ListenAddress, LogLevel, LuaLimits, Settings, UpstreamKeepalive,
+    Debug, EnabledPlugins, IgnoredProperty, Listen, ListenAddress, LogLevel, LuaLimits, Settings, UpstreamKeepalive,
 };
 
 use super::{
     LoadError, Loaded, Problem, clients, directives, dns, http,
     listen::{self, Subsystem},
-    names, plugin_servers,
+    names, plugin_dir, plugin_servers,
     properties::{self, Kind},
     raw::{HTTP_LOG_FORMAT, Origin, RawConf, STREAM_LOG_FORMAT},
     reader::{Reader, from_base64, split_list},
@@ -115,6 +115,7 @@ fn assemble(reader: &mut Reader<'_>, ignored: Vec<IgnoredProperty>, written: &Ra
         [&proxy_listen, &admin_listen, &status_listen, &stream_listen].into_iter().flatten().any(|listen| listen.ssl);
     let tls = tls::read(reader, ssl_listens);
     let (declarative_config, declarative_config_string) = declarative(reader);
+    let plugin_dir = plugin_dir::read(reader);
     Settings {
         log_level: log_level(reader),
         daemon: alias(reader, "nginx_main_daemon", "nginx_daemon").as_deref().is_none_or(|v| v == "on" || v == "true"),
@@ -122,7 +123,8 @@ fn assemble(reader: &mut Reader<'_>, ignored: Vec<IgnoredProperty>, written: &Ra
         user: user(reader),
         port_maps: port_maps(reader),
         plugins: plugins(reader),
-        plugin_servers: plugin_servers::read(reader, &prefix),
+        plugin_servers: plugin_servers::read(reader, &prefix, plugin_dir.as_ref()),
+        plugin_dir,
         main_env: main_env(reader),
         declarative_config,
         declarative_config_string,
@@ -138,7 +140,13 @@ fn assemble(reader: &mut Reader<'_>, ignored: Vec<IgnoredProperty>, written: &Ra
         },
         dns: dns::read(reader),
         upstream_tls: upstream_tls::read(reader),
+        ready_needs_plugin_servers: reader.flag("status_ready_plugin_servers"),
         logs: http::logs(reader, &prefix),
+        debug: Debug {
+            request: reader.flag("request_debug"),
+            token: reader.text("request_debug_token"),
+            header: reader.flag("allow_debug_header"),
+        },
         http: http::limits(reader),
         buffering: http::buffering(reader),
         errors: http::error_pages(reader),
@@ -189,7 +197,11 @@ fn from_anywhere(name: &str, value: &str) -> String {
         | "error_template_plain"
         | "error_template_xml"
         | "dns_hostsfile"
-        | "resolver_hosts_file" => whole(value),
+        | "resolver_hosts_file"
+        | "plugin_dir"
+        | "plugin_dir_js_pluginserver" => whole(value),
+        // A name without a slash is looked for in PATH.
+        "plugin_dir_python" | "plugin_dir_node" if value.contains('/') => whole(value),
         _ if name.ends_with("_ssl_client_certificate") || name.ends_with("_ssl_trusted_certificate") => whole(value),
         // These may be the text itself, or base64 of it: what is a file is known by being there.
         "ssl_cert"

@@ -496,3 +496,26 @@ proptest! {
         let _ = load_text(None, &format!("{name} = {value}"), &BTreeMap::new());
     }
 }
+
+#[test]
+fn a_directory_of_plugins_has_its_properties() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("My-Plugin.py"), "").unwrap();
+    let path = directory.path().display();
+    let loaded = loaded(
+        &format!(
+            "plugin_dir = {path}\nplugin_dir_python = /opt/venv/bin/python\nplugin_dir_node = node22\n\
+             pluginserver_my_plugin_py_timeout = 300\npluginserver_other_py_timeout = 300"
+        ),
+        &[("KONG_PLUGIN_DIR_PYTHON_ARGS", "-g")],
+    );
+    let found = loaded.settings.plugin_dir.unwrap();
+    assert_eq!(found.path, directory.path());
+    assert_eq!((found.python.as_deref(), found.node.as_deref()), (Some("/opt/venv/bin/python"), Some("node22")));
+    assert_eq!(found.python_args.as_deref(), Some("-g"));
+    assert_eq!(found.policy("My-Plugin.py").0.timeout, Duration::from_millis(300));
+    assert_eq!(found.policy("another.py").0.timeout, Duration::from_secs(10));
+    assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+    assert!(loaded.warnings[0].contains("pluginserver_other_py_timeout"));
+    assert_eq!(problems("plugin_dir = /no/where", &[]), ["/k:1: plugin_dir: no directory at /no/where"]);
+}

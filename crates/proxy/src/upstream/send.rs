@@ -144,7 +144,10 @@ pub(crate) async fn send(
     flight.hash_cookie = cookie;
     let mut attempts =
         Attempts::new(upstream.map(AsRef::as_ref), &choice.host, choice.port, shared.balancers.resolver(), hash);
-    let mut address = attempts.next().await?;
+    let begun = flight.clock();
+    let chosen = attempts.next().await;
+    flight.timed(&["balancer"], begun);
+    let mut address = chosen?;
     flight.exchange.timings.balancer_start = Some(flight.now());
     let mut retries = choice.retries;
     let mut stale = 0;

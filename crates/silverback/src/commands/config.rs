@@ -15,6 +15,7 @@ use crate::{
     conf,
     console::Console,
     error::CommandError,
+    plugin_dir,
 };
 
 const EXAMPLE_FILE: &str = "kong.yml";
@@ -44,11 +45,16 @@ pub(super) fn run(options: &Config, console: Console) -> Result<(), CommandError
 
 /// Checks a file against the plugins that are configured here, whose servers are asked for their schemas.
 fn parse(file: &Path, options: &Config, console: Console) -> Result<(), CommandError> {
-    let settings = conf::load_running(options.files.conf.as_deref(), options.files.prefix.as_deref(), console)?;
+    let mut settings = conf::load_running(options.files.conf.as_deref(), options.files.prefix.as_deref(), console)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(CommandError::io("cannot start the runtime"))?;
+    // The prefix is left as it is: it may belong to a gateway that runs.
+    let links = tempfile::tempdir().map_err(CommandError::io("cannot make a temporary directory"))?;
+    for finding in plugin_dir::include(&mut settings, links.path()) {
+        console.warn(finding);
+    }
     let found = runtime.block_on(assemble::find_plugins(&settings));
     let failed = |error: AssembleError| CommandError::Declarative(error.to_string());
     let found = found.map_err(failed)?;

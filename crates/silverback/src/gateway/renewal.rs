@@ -8,12 +8,12 @@ use silverback_log::Level;
 use silverback_plugin_host::{Change, Fleet};
 
 use super::{
-    Gateway, direct_logs, log,
+    Gateway, choose_debug_token, direct_logs, log, tell_debug_token,
     watcher::{self, Files},
 };
 use crate::{
     assemble::{self, AssembleError, Declared, Found},
-    conf, prefix,
+    conf, plugin_dir, prefix,
 };
 
 /// What is to be made anew.
@@ -50,9 +50,14 @@ impl Gateway {
                     log(Level::Warn, format_args!("{warning}"));
                 }
                 let mut settings = loaded.settings;
+                let links = plugin_dir::links(&settings);
+                for finding in plugin_dir::include(&mut settings, &links) {
+                    log(Level::Warn, format_args!("{finding}"));
+                }
                 let kept = keep_what_needs_restart(&self.settings, &mut settings);
                 let told = |name: &&str| format!("{name} changed, which takes a restart: it stays as it was");
                 remarks.extend(kept.iter().map(told));
+                choose_debug_token(&mut settings);
                 let declared = Declared::of(&settings).map_err(|error| error.to_string())?;
                 (Arc::new(settings), declared, !kept.is_empty())
             }
@@ -71,6 +76,9 @@ impl Gateway {
         remarks.extend(advice(&snapshot, &found.catalogue));
         // Requests that have begun keep the servers that they began with; those end when nobody needs them any more.
         self.proxy.publish(generation);
+        if !matches!(scope, Scope::Servers(_)) {
+            tell_debug_token(&settings);
+        }
         if let Some(change) = change {
             let names: Vec<_> = change.new_servers().map(str::to_owned).collect();
             change.make();
@@ -102,6 +110,8 @@ impl Gateway {
                 Scope::Servers(names) => names.contains(&server.name),
             };
             !named
+                // a file of plugin_dir that did not answer is asked again
+                && self.found.offers.iter().any(|offer| offer.server == server.name)
                 && self.settings.plugin_servers.contains(server)
                 && self.settings.main_env == settings.main_env
                 // a watcher tells of its servers one by one
@@ -110,10 +120,10 @@ impl Gateway {
         let staying: Vec<&str> =
             settings.plugin_servers.iter().filter(|server| stays(server)).map(|server| server.name.as_str()).collect();
         let known = self.found.offers.iter().filter(|offer| staying.contains(&offer.server.as_str())).cloned();
-        let offers =
-            silverback_plugin_host::query_some(&settings.plugin_servers, &settings.main_env, known.collect()).await;
-        let offers = offers.map_err(AssembleError::Query)?.into();
-        let found = assemble::select_plugins(settings, &offers)?;
+        let found = assemble::find_plugins_anew(settings, known.collect()).await?;
+        for warning in &found.warnings {
+            log(Level::Warn, format_args!("{warning}"));
+        }
         let same =
             staying.len() == settings.plugin_servers.len() && self.settings.plugin_servers.len() == staying.len();
         let mut files = files;
