@@ -30,7 +30,7 @@ const RECOVERY: Duration = Duration::from_secs(5);
 const OTHERS: Duration = Duration::from_secs(1);
 /// What the gateway may grow by, in bytes.
 const GROWTH: u64 = 64 << 20;
-/// Descriptors that may be open in the end beyond those before the fault: idle connections that are kept.
+/// Descriptors that may be open in the end beyond those before the fault: idle connections to plugin servers that are kept.
 const DESCRIPTORS: usize = 64;
 /// Requests that ask for the fault, and the pause between them.
 const TIMES: usize = 3;
@@ -161,7 +161,7 @@ pub async fn row(fault: Fault, language: Trial, policy: Policy) -> Report {
     let mut gateway = gateway
         .plugin_servers([victim.after(prelude), neighbour.into()])
         .conf(&format!(
-            "pluginserver_{key}_timeout = {}\npluginserver_{key}_on_error = {}",
+            "pluginserver_{key}_timeout = {}\npluginserver_{key}_on_error = {}\nupstream_keepalive_pool_size = 8",
             EVENT.as_millis(),
             policy.name()
         ))
@@ -181,11 +181,11 @@ pub async fn row(fault: Fault, language: Trial, policy: Policy) -> Report {
     let asked = inject(fault, victim, &gateway).await;
     let last = Instant::now();
     steady(&victims, last).await;
+    let left_open = level(pid, descriptors + DESCRIPTORS).await;
     let mut of_victim = victims.end().await;
     let others: Vec<Made> = neighbours.end().await.into_iter().chain(plain.end().await).collect();
     let growth = peak.highest().saturating_sub(memory);
     drop(peak);
-    let left_open = process::descriptors(pid);
     let zombies = process::zombies(pid);
 
     gateway.signal(Signal::SIGTERM);
@@ -327,6 +327,16 @@ async fn steady(load: &Load, since: Instant) {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// Waits until a process, still under load, has no more than so many descriptors open, or the time for that is over: what a burst
+/// left behind is closed when it has not been used for a while. How many there are then.
+async fn level(pid: i32, enough: usize) -> usize {
+    let until = Instant::now() + RECOVERY;
+    while process::descriptors(pid) > enough && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    process::descriptors(pid)
 }
 
 /// The time from `since` to the begin of the first request from which on all passed checked.

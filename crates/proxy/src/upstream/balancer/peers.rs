@@ -192,8 +192,10 @@ impl Peers {
         match &self.picker {
             Picker::None => None,
             Picker::RoundRobin(ring) => {
-                let places = (0..ring.len()).filter_map(|_| ring.get(balancer.next_turn() % ring.len()));
-                self.first(places.copied(), was_tried)
+                // Turns are shared by all workers: those between two of ours may have been taken by others, so that a
+                // round of turns need not show every place.
+                let turns = (0..ring.len()).filter_map(|_| ring.get(balancer.next_turn() % ring.len()));
+                self.first(turns.chain(ring).copied(), was_tried)
             }
             Picker::ConsistentHashing(continuum) => self.first(continuum.from(hash), was_tried),
             Picker::LeastConnections => {

@@ -62,6 +62,27 @@ async fn no_address_is_tried_twice_while_another_is_left() {
     }
 }
 
+#[test]
+fn turns_that_others_take_meanwhile_hide_no_address() {
+    let balancers = balancers();
+    let upstreams = upstreams(&balancers, &json!({ "targets": targets(&[("10.0.0.1:1", 100), ("10.0.0.2:1", 100)]) }));
+    let upstream = upstreams.find("up").unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+                runtime.block_on(async {
+                    for _ in 0..20_000 {
+                        let mut attempts = Attempts::new(Some(upstream), "up", 80, balancers.resolver(), None);
+                        let first = attempts.next().await.unwrap();
+                        assert_ne!(attempts.next().await.unwrap(), first);
+                    }
+                });
+            });
+        }
+    });
+}
+
 #[tokio::test]
 async fn the_least_busy_for_its_weight_is_picked() {
     let balancers = balancers();
