@@ -227,13 +227,11 @@ routes:
 const REMARK: &str = "route 'named' asks for nothing but snis";
 
 #[test]
-fn check_looks_at_the_declarative_file_too() {
+fn what_a_configuration_will_not_do_is_told() {
     let files = tempfile::tempdir().unwrap();
     let declared = files.path().join("kong.yml");
     fs::write(&declared, WITH_A_REMARK).unwrap();
     let site = Site::new(&format!("declarative_config = {}\n", declared.display()));
-    let ran = run(&["check", site.conf().to_str().unwrap()]).succeeded();
-    assert!(ran.stderr.contains(REMARK), "{}", ran.stderr);
     let ran = site.run_with_conf(&["config", "parse", declared.to_str().unwrap()]).succeeded();
     assert!(ran.stderr.contains(REMARK), "{}", ran.stderr);
     let ran = site.run_with_conf(&["start"]).succeeded();
