@@ -4,25 +4,24 @@
 //! that exchanges with plugins end properly and `log` runs. It ends when its answer's body has gone (or cannot go)
 //! to the client: [`Finish`].
 
+mod finish;
+mod routing;
+
 use std::{
-    cell::RefCell,
     fmt,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use silverback_config::settings::ClientCertificateDemand;
 use silverback_log::Level;
 use silverback_model::Phase;
 use silverback_pdk::{
     Exchange,
-    exchange::{Exit, ExitBody, HttpVersion, Matched, RequestBody, ServiceResponse, Source},
+    exchange::{Exit, HttpVersion, RequestBody, ServiceResponse, Source},
 };
-use silverback_router::{self as router, Query};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -30,7 +29,7 @@ use crate::{
     body::ClientBody,
     buffered::{self, Held, Whole},
     connection::Connection,
-    forwarded::{self, Forwarded},
+    forwarded,
     generation::{Generation, RouteEntry},
     metrics::InMemory,
     plugin_run::{self, Failed, Ran},
@@ -41,7 +40,6 @@ use crate::{
     request_debug::RequestDebug,
     sanitiser::Refused,
     surroundings,
-    tunnel::TunnelError,
     upstream::{
         balancer::InUse,
         hash_input::HashCookie,
@@ -49,6 +47,8 @@ use crate::{
     },
     worker::Worker,
 };
+
+pub(crate) use finish::Finish;
 
 /// A request under way.
 pub(crate) struct Flight {
@@ -109,6 +109,19 @@ pub(crate) fn begin(
     async { told.await.ok() }
 }
 
+/// Answers what the sanitiser refused: the bytes to send. It has its access-log line and its log phase like any
+/// other request.
+pub(crate) fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>, refused: &Refused) -> Vec<u8> {
+    connection.began();
+    worker.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
+    let generation = worker.shared.generation.load_full();
+    let exchange = request::refused_exchange(connection, &generation, &refused.head);
+    let mut flight = Flight::new(Rc::clone(worker), Rc::clone(connection), &generation, exchange);
+    flight.log(Level::Info, format_args!("{} while reading client request headers", refused.why.reason()));
+    flight.fail(refused.why.status(), None);
+    answer::to_bytes(flight)
+}
+
 async fn run(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
@@ -119,28 +132,11 @@ async fn run(
     let generation = worker.shared.generation.load_full();
     let (mut exchange, incoming, spelling) = request::exchange(&connection, &generation, request);
     let debug = RequestDebug::asked_for(&mut exchange, generation.profile.settings.debug.request_token());
-    let in_memory = InMemory::none(&worker.metrics);
-    let mut flight = Box::new(Flight {
-        in_memory,
-        debug,
-        worker,
-        connection,
-        profile: Arc::clone(&generation.profile),
-        exchange,
-        incoming,
-        spool: None,
-        body_error: None,
-        spelling,
-        collected: Vec::new(),
-        upgrade,
-        proxied: false,
-        closes: false,
-        encoded: false,
-        in_use: None,
-        hash_cookie: None,
-        held: None,
-        trailers: None,
-    });
+    let mut flight = Flight::new(worker, connection, &generation, exchange);
+    flight.incoming = incoming;
+    flight.spelling = spelling;
+    flight.upgrade = upgrade;
+    flight.debug = debug;
     let http = &flight.profile.settings.http;
     let last = flight.connection.requests.get() >= http.keepalive_requests || http.keepalive_timeout.is_zero();
     flight.closes = last || !flight.keeps_alive();
@@ -161,11 +157,39 @@ async fn run(
 }
 
 impl Flight {
+    fn new(
+        worker: Rc<Worker>,
+        connection: Rc<Connection>,
+        generation: &Generation,
+        exchange: Box<Exchange>,
+    ) -> Box<Self> {
+        let globals = generation.plugins.globals();
+        Box::new(Self {
+            profile: Arc::clone(&generation.profile),
+            exchange,
+            incoming: None,
+            spool: None,
+            body_error: None,
+            spelling: http::Extensions::new(),
+            // Until a route is found, the global configurations are the ones that will log.
+            collected: (0..globals.len()).filter_map(|index| globals.resolve(index, None).cloned()).collect(),
+            upgrade: None,
+            proxied: false,
+            closes: false,
+            encoded: false,
+            in_use: None,
+            hash_cookie: None,
+            held: None,
+            trailers: None,
+            in_memory: InMemory::none(&worker.metrics),
+            debug: None,
+            worker,
+            connection,
+        })
+    }
+
     /// Takes the request through its phases, up to its answer.
     async fn decide(&mut self, generation: Arc<Generation>, tell: &mut oneshot::Sender<Response<ClientBody>>) -> End {
-        // Until a route is found, the global configurations are the ones that will log.
-        let globals = generation.plugins.globals();
-        self.collected = (0..globals.len()).filter_map(|index| globals.resolve(index, None).cloned()).collect();
         if let Some(status) = request::refusal(&self.exchange, &self.profile.settings) {
             return self.fail(status, None);
         }
@@ -263,21 +287,6 @@ impl Flight {
         }
     }
 
-    /// Why nginx refuses a request for how it came: without TLS, or without the certificate that it takes.
-    fn tls_refusal(&self) -> Option<&'static str> {
-        if self.connection.misses_tls {
-            return Some("The plain HTTP request was sent to HTTPS port");
-        }
-        let demand = self.profile.settings.tls.client_verification.as_ref()?.demand;
-        match (demand, self.exchange.client.tls.as_ref()?.client_verify.as_str()) {
-            (_, "SUCCESS") | (ClientCertificateDemand::Optional | ClientCertificateDemand::Unverified, "NONE") => None,
-            (ClientCertificateDemand::Required, "NONE") => Some("No required SSL certificate was sent"),
-            // Only who issued it is left open (nginx's `ngx_ssl_verify_error_optional`).
-            (ClientCertificateDemand::Unverified, verdict) if is_of_issuer(verdict) => None,
-            _ => Some("The SSL certificate error"),
-        }
-    }
-
     /// Whether the client asked for a WebSocket.
     pub(crate) fn is_upgrade(&self) -> bool {
         self.upgrade.is_some()
@@ -329,91 +338,6 @@ impl Flight {
             }
         }
         true
-    }
-
-    /// Finds the route, and what the request becomes by it. `None` when there is none, or the request may not use
-    /// it as it came: the answer is set then.
-    fn route(&mut self, generation: &Generation) -> Option<(Arc<RouteEntry>, Forwarded)> {
-        let request = &self.exchange.request;
-        let raw_path = request.raw_uri.split('?').next().unwrap_or_default();
-        let path = router::normalize_path(raw_path.as_bytes()).into_owned();
-        let client = &self.exchange.client;
-        let query = Query {
-            method: &request.method,
-            host: request.headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default(),
-            port: forwarded::port(&self.exchange),
-            path: &path,
-            headers: &request.headers,
-            scheme: forwarded::scheme(&self.exchange),
-            sni: client.tls.as_ref().and_then(|tls| tls.sni.as_deref()),
-        };
-        let Some(found) = generation.router.find(&query) else {
-            self.error(404, "no Route matched with those values");
-            return None;
-        };
-        let Some(entry) = generation.route(found.route.id).cloned() else {
-            // The router and the routes are of one generation: never seen, and never let through.
-            self.error(500, "An unexpected error occurred");
-            return None;
-        };
-        let upstream_path = router::upstream_path(&found, &path);
-        let prefix = found.forwarded_prefix(&path).map(str::to_owned);
-        let (captures, named_captures) = match found.captures {
-            Some(captures) => (captures.numbered.into_iter().map(Option::unwrap_or_default).collect(), captures.named),
-            None => (Vec::new(), Vec::new()),
-        };
-        if self.profile.settings.debug.header && self.exchange.request.headers.contains_key("kong-debug") {
-            tell_match(&mut self.exchange.response.headers, &entry);
-        }
-        self.exchange.matched = Some(Matched {
-            route: Arc::clone(&entry.route),
-            service: entry.service.clone(),
-            prefix,
-            captures,
-            named_captures,
-        });
-        let prefix = self.exchange.matched.as_ref().and_then(|matched| matched.prefix.as_deref());
-        let forwarded = Forwarded::of(&self.exchange, prefix);
-        let content_type = self.exchange.request.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-        if let Some(refusal) = router::refusal(&entry.route, &forwarded.proto, content_type, self.connection.http2) {
-            self.refuse_protocol(refusal, &forwarded);
-            return None;
-        }
-        forwarded::choose_upstream(&mut self.exchange, &entry, upstream_path);
-        Some((entry, forwarded))
-    }
-
-    fn refuse_protocol(&mut self, refusal: router::Refusal, forwarded: &Forwarded) {
-        let upgrade = |flight: &mut Self, message: &str, to: &'static str| {
-            flight.error(426, message);
-            if let Some(exit) = &mut flight.exchange.exit {
-                exit.headers.append(header::CONNECTION, HeaderValue::from_static("keep-alive"));
-                exit.headers.append(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-                exit.headers.insert(header::UPGRADE, HeaderValue::from_static(to));
-            }
-        };
-        match refusal {
-            router::Refusal::UseHttps => upgrade(self, "Please use HTTPS protocol", "TLS/1.2, HTTP/1.1"),
-            router::Refusal::UseHttp2 => upgrade(self, "Please use HTTP2 protocol", "HTTP/2"),
-            router::Refusal::NotGrpc => {
-                self.error(415, "Non-gRPC request matched gRPC route");
-            }
-            router::Refusal::RedirectToHttps(status) => {
-                let location = format!("https://{}{}", forwarded.host, self.exchange.request.raw_uri);
-                let mut headers = HeaderMap::new();
-                if let Ok(location) = HeaderValue::from_bytes(location.as_bytes()) {
-                    headers.insert(header::LOCATION, location);
-                }
-                self.exit(Exit { status, body: ExitBody::None, headers });
-            }
-            router::Refusal::GrpcWithoutTls => {
-                let mut headers = HeaderMap::new();
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-                headers.insert("grpc-status", HeaderValue::from_static("1"));
-                headers.insert("grpc-message", HeaderValue::from_static("gRPC request matched gRPCs route"));
-                self.exit(Exit { status: 200, body: ExitBody::Bytes(Bytes::new()), headers });
-            }
-        }
     }
 
     /// Runs the access handlers, looking each configuration up as it is reached: a plugin before it may have
@@ -582,182 +506,4 @@ impl Flight {
         self.exchange.exit = Some(exit);
         End::Gateway
     }
-}
-
-/// Whether a certificate failed to verify for its issuer alone.
-fn is_of_issuer(verdict: &str) -> bool {
-    ["self-signed", "unable to"].iter().any(|reason| verdict.starts_with(&format!("FAILED:{reason}")))
-}
-
-/// Names the route and service in the answer (`allow_debug_header`, Kong's `add_debug_headers`).
-fn tell_match(headers: &mut HeaderMap, entry: &RouteEntry) {
-    let mut tell = |name: &'static str, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(name, value);
-        }
-    };
-    tell("kong-route-id", &entry.route.id.to_string());
-    if let Some(name) = &entry.route.name {
-        tell("kong-route-name", name);
-    }
-    if let Some(service) = &entry.service {
-        tell("kong-service-id", &service.id.to_string());
-        if let Some(name) = &service.name {
-            tell("kong-service-name", name);
-        }
-    }
-}
-
-/// What is left to do when a request's answer has gone out, or cannot.
-pub(crate) struct Finish {
-    flight: Box<Flight>,
-    /// Bytes were handed over, and more were not asked for yet.
-    held_back: bool,
-}
-
-impl Finish {
-    pub(crate) fn new(flight: Box<Flight>) -> Self {
-        Self { flight, held_back: false }
-    }
-
-    /// Bytes of the body have been handed to the client's connection.
-    pub(crate) fn sent(&mut self, bytes: usize) {
-        let response = &mut self.flight.exchange.response;
-        response.body_bytes += bytes as u64;
-        response.bytes_sent += bytes as u64;
-    }
-
-    /// Tells the connection whether its client has to take what was handed over before the answer goes on.
-    pub(crate) fn hold_back(&mut self, held_back: bool) {
-        match (self.held_back, held_back) {
-            (false, true) => self.flight.connection.held_back(),
-            (true, false) => self.flight.connection.taken(),
-            _ => {}
-        }
-        self.held_back = held_back;
-    }
-
-    /// Nothing of the answer went out after all.
-    pub(crate) fn unsend(&mut self) {
-        let response = &mut self.flight.exchange.response;
-        response.sent = false;
-        response.bytes_sent = 0;
-    }
-
-    /// Whether the answer has no body to send whatever its headers say.
-    pub(crate) fn is_bodiless(&self) -> bool {
-        self.flight.exchange.request.method == Method::HEAD
-            || matches!(self.flight.exchange.response.status, Some(204 | 304 | 101))
-    }
-
-    /// All of it is out.
-    pub(crate) fn complete(self) {
-        self.end();
-    }
-
-    /// The client left, before or in the middle of its answer.
-    pub(crate) fn client_left(mut self) {
-        self.flight.connection.closing.set(true);
-        if !self.flight.exchange.response.sent {
-            // nginx's status for it; nobody sees it but the logs.
-            self.flight.exchange.response.status = Some(499);
-        }
-        self.end();
-    }
-
-    /// The upstream broke off in the middle of its body: the client sees its connection end early.
-    pub(crate) fn upstream_broke(self, why: &dyn fmt::Display) {
-        self.flight.connection.closing.set(true);
-        self.flight.log(Level::Error, format_args!("{why} while reading upstream"));
-        self.end();
-    }
-
-    /// A tunnel ended before both sides had said their last.
-    pub(crate) fn tunnel_broke(self, why: &TunnelError) {
-        // One of them left; that nobody says anything any more is what nginx calls an error.
-        let level = if matches!(why, TunnelError::Idle) { Level::Error } else { Level::Info };
-        self.flight.log(level, format_args!("{why}"));
-        self.end();
-    }
-
-    fn end(mut self) {
-        self.hold_back(false);
-        let Flight {
-            worker, connection, profile, mut exchange, collected, spool, held, proxied, in_use, debug, ..
-        } = *self.flight;
-        // The log handlers do not keep the target busy.
-        drop(in_use);
-        connection.ended();
-        let now = exchange.node.surroundings.now();
-        exchange.timings.response_end = Some(now);
-        if proxied {
-            exchange.timings.upstream_end.get_or_insert(now);
-        }
-        exchange.phase = Phase::Log;
-        worker.metrics.record(&exchange);
-        profile.access_log.write(&exchange);
-        let loggers: Vec<_> =
-            collected.into_iter().filter(|configured| configured.phases.contains(Phase::Log)).collect();
-        if loggers.is_empty() {
-            if let Some(debug) = debug {
-                debug.log(&exchange);
-            }
-            return;
-        }
-        let debug = debug.map(|debug| Rc::new(RefCell::new(debug)));
-        let exchange = Rc::new(RefCell::new(*exchange));
-        // Bodies may still be asked for; what they take goes with the last logger.
-        let spool = Rc::new((spool, held));
-        for configured in loggers {
-            // Each on its own: a slow one delays no other.
-            let (exchange, spool, debug) = (Rc::clone(&exchange), Rc::clone(&spool), debug.clone());
-            let running = Rc::clone(&worker);
-            worker.spawn(async move {
-                let begun = debug.as_ref().map(|_| Instant::now());
-                plugin_run::log(&running, &exchange, &configured).await;
-                drop(spool);
-                if let (Some(debug), Some(begun)) = (debug, begun) {
-                    debug.borrow_mut().logged(&configured.caller, begun);
-                    // The last one tells of all.
-                    if let Some(debug) = Rc::into_inner(debug) {
-                        debug.into_inner().log(&exchange.borrow());
-                    }
-                }
-            });
-        }
-    }
-}
-
-/// Answers what the sanitiser refused: the bytes to send. It has its access-log line and its log phase like any
-/// other request.
-pub(crate) fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>, refused: &Refused) -> Vec<u8> {
-    connection.began();
-    worker.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
-    let generation = worker.shared.generation.load_full();
-    let exchange = request::refused_exchange(connection, &generation, &refused.head);
-    let plugins = generation.plugins.globals();
-    let mut flight = Box::new(Flight {
-        in_memory: InMemory::none(&worker.metrics),
-        debug: None,
-        worker: Rc::clone(worker),
-        connection: Rc::clone(connection),
-        profile: Arc::clone(&generation.profile),
-        exchange,
-        incoming: None,
-        spool: None,
-        body_error: None,
-        spelling: http::Extensions::new(),
-        collected: (0..plugins.len()).filter_map(|index| plugins.resolve(index, None).cloned()).collect(),
-        upgrade: None,
-        proxied: false,
-        closes: false,
-        encoded: false,
-        in_use: None,
-        hash_cookie: None,
-        held: None,
-        trailers: None,
-    });
-    flight.log(Level::Info, format_args!("{} while reading client request headers", refused.why.reason()));
-    flight.fail(refused.why.status(), None);
-    answer::to_bytes(flight)
 }

@@ -141,12 +141,6 @@ impl Upstream {
         self.definition.host_header.as_ref()
     }
 
-    /// `client_certificate`: what the gateway shows its targets, where the service names none.
-    #[expect(dead_code, reason = "client certificates towards upstreams are not spoken yet")]
-    pub(crate) fn client_certificate(&self) -> Option<Id> {
-        self.definition.client_certificate
-    }
-
     /// What a request is hashed by: the first of `hash_on` and `hash_fallback` that it has. Kong hashes nothing at all
     /// as an empty text.
     pub(crate) fn hash_value(&self, part: impl FnMut(&HashOn) -> Option<String>) -> Option<String> {

@@ -43,7 +43,6 @@ pub(crate) struct Definition {
     pub(crate) slots: u32,
     pub(crate) host_header: Option<String>,
     pub(crate) use_srv_name: bool,
-    pub(crate) client_certificate: Option<Id>,
     pub(crate) checks: Checks,
     /// Percentage of the weight that must be available.
     pub(crate) threshold: f64,
@@ -70,7 +69,6 @@ impl Definition {
             slots: u32::try_from(settings.integer("slots", 10_000)).unwrap_or(10_000),
             host_header: upstream.host_header.clone(),
             use_srv_name: settings.flag("use_srv_name", false),
-            client_certificate: settings.record("client_certificate").text("id").and_then(|id| Id::parse_str(&id).ok()),
             threshold: checks.number("threshold", 0.0),
             checks: Checks { active: active(checks.record("active")), passive: passive(checks.record("passive")) },
             targets,
