@@ -39,6 +39,6 @@ pub use plugin_server::{Calls, Chaos, Handshake, Language, PluginServer, Trial};
 pub use ports::free_port;
 pub use process::{Ended, executable, project_file, run_silverback};
 pub use streams::{StreamServer, UdpEcho};
-pub use tls::{Agreed, Authority, Issued, TlsClient};
+pub use tls::{Agreed, TlsClient};
 pub use upstream::{Gate, Received, Step, TlsOffer, Upstream};
 pub use websocket::WebSocketUpstream;

@@ -28,33 +28,38 @@ pub struct Identity {
 impl Authority {
     /// A root of this name.
     pub fn root(name: &str) -> Self {
-        let issuer = CertifiedIssuer::self_signed(params(name), KeyPair::generate().unwrap()).unwrap();
+        let issuer = CertifiedIssuer::self_signed(params(name, true), KeyPair::generate().unwrap()).unwrap();
         Self { issuer, chain: String::new() }
     }
 
     /// An authority that this one has signed.
     pub fn below(&self, name: &str) -> Self {
-        let issuer = CertifiedIssuer::signed_by(params(name), KeyPair::generate().unwrap(), &self.issuer).unwrap();
-        let own = pem(&issuer);
-        Self { issuer, chain: own + &self.chain }
+        let issuer =
+            CertifiedIssuer::signed_by(params(name, true), KeyPair::generate().unwrap(), &self.issuer).unwrap();
+        Self { chain: issuer.pem() + &self.chain, issuer }
     }
 
     /// Its certificate, PEM.
     pub fn pem(&self) -> String {
-        pem(&self.issuer)
+        self.issuer.pem()
     }
 
     /// A certificate for a host name or an address.
     pub fn issue(&self, name: &str) -> Identity {
         let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let certificate = params(name, false).signed_by(&key, &self.issuer).unwrap();
         Identity { cert: certificate.pem() + &self.chain, key: key.serialize_pem() }
     }
 }
 
 impl Identity {
+    /// A certificate for a host name or an address that is signed by itself.
+    pub fn by_itself(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params(name, false).self_signed(&key).unwrap();
+        Self { cert: certificate.pem(), key: key.serialize_pem() }
+    }
+
     /// What a server with this certificate does handshakes with.
     pub fn server(&self) -> ServerConfig {
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
@@ -75,25 +80,24 @@ impl Identity {
         self.chain().remove(0).to_vec()
     }
 
-    fn chain(&self) -> Vec<CertificateDer<'static>> {
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         CertificateDer::pem_slice_iter(self.cert.as_bytes()).map(Result::unwrap).collect()
     }
 
-    fn private_key(&self) -> PrivateKeyDer<'static> {
+    pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
     }
 }
 
-fn params(name: &str) -> CertificateParams {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+/// The organisation has a comma: what shows a name as text must escape it.
+fn params(name: &str, authority: bool) -> CertificateParams {
+    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    params.distinguished_name.push(DnType::OrganizationName, "Trials, Ltd.");
     params.distinguished_name.push(DnType::CommonName, name);
+    if authority {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    }
     params
-}
-
-fn pem(issuer: &CertifiedIssuer<'static, KeyPair>) -> String {
-    let certificate: &rcgen::Certificate = issuer.as_ref();
-    certificate.pem()
 }
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {

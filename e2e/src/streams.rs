@@ -8,7 +8,6 @@ use std::{
     },
 };
 
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,7 +16,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::client::Stream;
+use crate::{client::Stream, pki::Identity};
 
 /// A server of streams. It ends when this value is dropped.
 pub struct StreamServer {
@@ -40,17 +39,8 @@ impl StreamServer {
 
     /// The same over TLS, with a certificate of its own for this server name.
     pub async fn tls_echo(name: &'static str, server_name: &str) -> Self {
-        let made = rcgen::generate_simple_self_signed([server_name.to_owned()]).unwrap();
-        let certificate = made.cert.der().to_vec();
-        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![CertificateDer::from(certificate.clone())], key)
-            .unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let identity = Identity::by_itself(server_name);
+        let acceptor = TlsAcceptor::from(Arc::new(identity.server()));
         let mut server = Self::serving(move |stream| {
             let acceptor = acceptor.clone();
             async move {
@@ -62,7 +52,7 @@ impl StreamServer {
             }
         })
         .await;
-        server.certificate = certificate;
+        server.certificate = identity.der();
         server
     }
 

@@ -1,19 +1,18 @@
-//! A TLS client that says exactly what it can and will do, and the certificates of an authority of its own.
+//! A TLS client that says exactly what it can and will do.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls::{
     ClientConfig, DigitallySignedStruct, HandshakeKind, SignatureScheme, SupportedCipherSuite,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, UnixTime},
     version::{TLS12, TLS13},
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{Connection, Http2, within};
+use crate::{Connection, Http2, pki::Identity, within};
 
 /// A client. Its sessions are kept: what one connection learns, the next may take up again.
 #[derive(Clone)]
@@ -24,7 +23,7 @@ pub struct TlsClient {
     suites: Vec<SupportedCipherSuite>,
     schemes: Vec<SignatureScheme>,
     protocols: Vec<&'static str>,
-    certificate: Option<Issued>,
+    certificate: Option<Identity>,
     made: Option<Arc<ClientConfig>>,
 }
 
@@ -37,73 +36,6 @@ pub struct Agreed {
     /// rustls's name of the cipher suite.
     pub cipher: String,
     pub protocol: Option<String>,
-}
-
-/// A certificate with its key, both PEM.
-#[derive(Clone, Debug)]
-pub struct Issued {
-    /// The certificate, and those between it and the authority.
-    pub chain: String,
-    pub key: String,
-}
-
-/// An authority that issues certificates.
-pub struct Authority {
-    issuer: CertifiedIssuer<'static, KeyPair>,
-    above: String,
-}
-
-impl Authority {
-    pub fn new(name: &str) -> Self {
-        let issuer = CertifiedIssuer::self_signed(params(name, true), key()).unwrap();
-        Self { issuer, above: String::new() }
-    }
-
-    /// An authority below this one.
-    pub fn authority(&self, name: &str) -> Self {
-        let issuer = CertifiedIssuer::signed_by(params(name, true), key(), &self.issuer).unwrap();
-        Self { above: issuer.pem() + &self.above, issuer }
-    }
-
-    /// Its own certificate.
-    pub fn pem(&self) -> String {
-        self.issuer.pem()
-    }
-
-    /// A certificate for a name, signed by this authority.
-    pub fn issue(&self, name: &str) -> Issued {
-        let key = key();
-        let certificate = params(name, false).signed_by(&key, &self.issuer).unwrap();
-        Issued { chain: certificate.pem() + &self.above, key: key.serialize_pem() }
-    }
-}
-
-impl Issued {
-    /// A certificate for a name that is signed by itself.
-    pub fn by_itself(name: &str) -> Self {
-        let key = key();
-        let certificate = params(name, false).self_signed(&key).unwrap();
-        Self { chain: certificate.pem(), key: key.serialize_pem() }
-    }
-
-    /// The certificate itself, as DER.
-    pub fn der(&self) -> Vec<u8> {
-        CertificateDer::from_pem_slice(self.chain.as_bytes()).unwrap().to_vec()
-    }
-}
-
-fn key() -> KeyPair {
-    KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap()
-}
-
-fn params(name: &str, authority: bool) -> CertificateParams {
-    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    params.distinguished_name.push(DnType::OrganizationName, "Trials, Ltd.");
-    params.distinguished_name.push(DnType::CommonName, name);
-    if authority {
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    }
-    params
 }
 
 impl TlsClient {
@@ -156,8 +88,8 @@ impl TlsClient {
     }
 
     /// Shows this certificate when it is asked for one.
-    pub fn certificate(mut self, issued: &Issued) -> Self {
-        self.certificate = Some(issued.clone());
+    pub fn certificate(mut self, identity: &Identity) -> Self {
+        self.certificate = Some(identity.clone());
         self
     }
 
@@ -214,11 +146,7 @@ impl TlsClient {
             .with_custom_certificate_verifier(Arc::new(AnyCertificate { schemes: self.schemes.clone() }));
         let mut config = match &self.certificate {
             None => builder.with_no_client_auth(),
-            Some(issued) => {
-                let chain = CertificateDer::pem_slice_iter(issued.chain.as_bytes()).collect::<Result<_, _>>().unwrap();
-                let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
-                builder.with_client_auth_cert(chain, key).unwrap()
-            }
+            Some(identity) => builder.with_client_auth_cert(identity.chain(), identity.private_key()).unwrap(),
         };
         config.alpn_protocols = self.protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         Arc::new(config)

@@ -4,13 +4,15 @@ use nix::sys::signal::Signal;
 use rustls::SignatureScheme;
 use serde_json::{Value, json};
 use silverback_e2e::{
-    Authority, Connection, Gate, Gateway, Handshake, Issued, Running, Step, TlsClient, Upstream, run_silverback,
+    Connection, Gate, Gateway, Handshake, Running, Step, TlsClient, Upstream,
+    pki::{Authority, Identity},
+    run_silverback,
 };
 
 /// A certificate and the names that it is for.
-fn certificate(issued: &Issued, names: &[&str]) -> Value {
+fn certificate(identity: &Identity, names: &[&str]) -> Value {
     let snis: Vec<_> = names.iter().map(|name| json!({ "name": name })).collect();
-    json!({ "cert": issued.chain, "key": issued.key, "snis": snis })
+    json!({ "cert": identity.cert, "key": identity.key, "snis": snis })
 }
 
 /// The certificate that is shown for a server name.
@@ -21,20 +23,21 @@ async fn shown(gateway: &Running, name: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn the_server_name_chooses_the_certificate() {
-    let (exact, beside, under) = (Issued::by_itself("exact"), Issued::by_itself("beside"), Issued::by_itself("under"));
+    let (exact, beside, under) =
+        (Identity::by_itself("exact"), Identity::by_itself("beside"), Identity::by_itself("under"));
     let config = json!({ "certificates": [
         certificate(&exact, &["a.example.com"]),
         certificate(&beside, &["*.example.com"]),
         certificate(&under, &["a.example.*"]),
     ] });
     let gateway = Gateway::new().config(config).start().await;
-    for (name, issued) in
+    for (name, identity) in
         [("a.example.com", &exact), ("A.EXAMPLE.com", &exact), ("b.example.com", &beside), ("a.example.org", &under)]
     {
-        assert_eq!(shown(&gateway, name).await, issued.der(), "{name}");
+        assert_eq!(shown(&gateway, name).await, identity.der(), "{name}");
     }
     let default = shown(&gateway, "example.com").await;
-    assert!([&exact, &beside, &under].iter().all(|issued| issued.der() != default));
+    assert!([&exact, &beside, &under].iter().all(|identity| identity.der() != default));
     // Without a name: an address is none.
     assert_eq!(shown(&gateway, "127.0.0.1").await, default);
 }
@@ -44,7 +47,7 @@ async fn the_client_chooses_between_rsa_and_ecdsa() {
     let gateway = Gateway::new().start().await;
     let file = |name: &str| {
         let text = std::fs::read_to_string(gateway.path(&format!("ssl/{name}.crt"))).unwrap();
-        Issued { chain: text, key: String::new() }.der()
+        Identity { cert: text, key: String::new() }.der()
     };
     let (rsa, ecdsa) = (file("kong-default"), file("kong-default-ecdsa"));
     let text = |name: &str| std::fs::read_to_string(gateway.path(&format!("ssl/{name}"))).unwrap();
@@ -141,7 +144,7 @@ async fn a_reload_changes_the_certificate_of_new_connections_only() {
         vec![Step::Wait(opened.clone()), Step::send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndone")]
     })
     .await;
-    let (old, new) = (Issued::by_itself("old"), Issued::by_itself("new"));
+    let (old, new) = (Identity::by_itself("old"), Identity::by_itself("new"));
     let mut config = upstream.behind_everything();
     config["certificates"] = json!([certificate(&old, &["a.test"])]);
     let gateway = Gateway::new().config(config.clone()).start().await;
@@ -178,20 +181,20 @@ async fn with_plugin(handshake: Handshake, plugin: Value) -> (Upstream, Running)
 
 #[tokio::test]
 async fn a_plugin_asks_for_a_certificate_and_sees_it() {
-    let authority = Authority::new("authority.test");
-    let below = authority.authority("below.test");
-    for (handshake, issued, verdict) in [
+    let authority = Authority::root("authority.test");
+    let below = authority.below("below.test");
+    for (handshake, identity, verdict) in [
         (Handshake::Python, Some(below.issue("client.test")), "FAILED:unable to get local issuer certificate"),
         (Handshake::JavaScript, Some(authority.issue("client.test")), "FAILED:unable to verify the first certificate"),
-        (Handshake::Python, Some(Issued::by_itself("client.test")), "FAILED:self-signed certificate"),
+        (Handshake::Python, Some(Identity::by_itself("client.test")), "FAILED:self-signed certificate"),
         (Handshake::Python, None, "NONE"),
     ] {
         let show = ["chain", "ssl_client_verify", "ssl_client_s_dn", "ssl_client_i_dn", "ssl_protocol"];
         let (_upstream, gateway) = with_plugin(handshake, json!({ "ask": true, "show": show })).await;
         for tls12 in [false, true] {
             let mut client = TlsClient::new(gateway.tls());
-            if let Some(issued) = &issued {
-                client = client.certificate(issued);
+            if let Some(identity) = &identity {
+                client = client.certificate(identity);
             }
             if tls12 {
                 client = client.tls12();
@@ -200,11 +203,11 @@ async fn a_plugin_asks_for_a_certificate_and_sees_it() {
             let answer = connection.get("/", &[]).await.json();
             assert_eq!(answer["ssl_client_verify"], verdict, "{answer}");
             assert_eq!(answer["ssl_protocol"], if tls12 { "TLSv1.2" } else { "TLSv1.3" });
-            match &issued {
-                Some(issued) => {
+            match &identity {
+                Some(identity) => {
                     assert_eq!(
                         answer["chain"].as_str().map(|pem| pem.replace('\r', "")),
-                        Some(issued.chain.replace('\r', ""))
+                        Some(identity.cert.replace('\r', ""))
                     );
                     assert_eq!(answer["ssl_client_s_dn"], "O=Trials\\, Ltd.,CN=client.test");
                 }
@@ -217,7 +220,7 @@ async fn a_plugin_asks_for_a_certificate_and_sees_it() {
 #[tokio::test]
 async fn without_a_plugin_or_a_setting_clients_are_not_asked() {
     let (_upstream, gateway) = with_plugin(Handshake::Python, json!({ "show": ["chain", "ssl_client_verify"] })).await;
-    let client = TlsClient::new(gateway.tls()).certificate(&Issued::by_itself("client.test"));
+    let client = TlsClient::new(gateway.tls()).certificate(&Identity::by_itself("client.test"));
     let (mut connection, _) = client.connect("a.test").await.unwrap();
     assert_eq!(connection.get("/", &[]).await.json()["ssl_client_verify"], "NONE");
 }
@@ -291,16 +294,16 @@ async fn a_client_that_leaves_a_handshake_disturbs_no_other() {
 
 #[tokio::test]
 async fn ssl_verify_client_demands_a_certificate_of_an_authority() {
-    let (authority, other) = (Authority::new("authority.test"), Authority::new("other.test"));
-    let below = authority.authority("below.test");
+    let (authority, other) = (Authority::root("authority.test"), Authority::root("other.test"));
+    let below = authority.below("below.test");
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("ca.pem");
     std::fs::write(&file, authority.pem()).unwrap();
     let upstream = Upstream::echo().await;
-    let status = async |gateway: &Running, issued: Option<&Issued>| {
+    let status = async |gateway: &Running, identity: Option<&Identity>| {
         let mut client = TlsClient::new(gateway.tls());
-        if let Some(issued) = issued {
-            client = client.certificate(issued);
+        if let Some(identity) = identity {
+            client = client.certificate(identity);
         }
         let (mut connection, _) = client.connect("a.test").await.unwrap();
         connection.get("/", &[]).await.status
@@ -328,7 +331,7 @@ async fn ssl_verify_client_demands_a_certificate_of_an_authority() {
 async fn a_session_remembers_the_clients_certificate() {
     let (_upstream, gateway) =
         with_plugin(Handshake::Python, json!({ "ask": true, "show": ["ssl_client_s_dn", "ssl_session_reused"] })).await;
-    let client = TlsClient::new(gateway.tls()).certificate(&Issued::by_itself("client.test")).with_sessions();
+    let client = TlsClient::new(gateway.tls()).certificate(&Identity::by_itself("client.test")).with_sessions();
     for reused in [".", "r"] {
         let (mut connection, _) = client.connect("a.test").await.unwrap();
         let answer = connection.get("/", &[]).await.json();
