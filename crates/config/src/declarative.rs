@@ -122,23 +122,6 @@ pub fn parse_declarative(
     Ok(snapshot)
 }
 
-/// As [`parse_declarative`], from a configuration that has been read already (`POST /config` with an object).
-///
-/// # Errors
-/// Everything that is wrong with it, each with its path.
-pub fn load_declarative(
-    root: Map<String, Json>,
-    catalogue: &Catalogue,
-    enabled: &EnabledPlugins,
-    now: i64,
-) -> Result<Snapshot, DeclarativeError> {
-    let digest = hash(&Json::Object(root.clone()).to_string());
-    let mut snapshot = build_snapshot(root, catalogue, enabled, now)
-        .map_err(|failure| DeclarativeError::Invalid(Box::new(failure)))?;
-    snapshot.hash = digest;
-    Ok(snapshot)
-}
-
 fn build_snapshot(
     mut root: Map<String, Json>,
     catalogue: &Catalogue,

@@ -7,6 +7,6 @@ mod restart;
 pub mod settings;
 
 pub use conf::{LoadError, Loaded, Problem, kong_env, load, load_text};
-pub use declarative::{DeclarativeError, advice, load_declarative, parse_declarative};
+pub use declarative::{DeclarativeError, advice, parse_declarative};
 pub use restart::keep_what_needs_restart;
 pub use settings::Settings;

@@ -302,6 +302,17 @@ pub struct Logs {
     pub status_error: LogTarget,
     pub stream_access: AccessLog,
     pub stream_error: LogTarget,
+    /// How lines of the error log are written (`error_log_format`).
+    pub error_format: ErrorLogFormat,
+}
+
+/// What a line of the error log looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorLogFormat {
+    /// As nginx writes it.
+    Nginx,
+    /// A JSON object.
+    Json,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -49,11 +49,6 @@ impl Protocol {
     pub const fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Https | Self::Grpc | Self::Grpcs | Self::Ws | Self::Wss)
     }
-
-    /// Whether it runs over TLS.
-    pub const fn is_tls(self) -> bool {
-        matches!(self, Self::Https | Self::Grpcs | Self::Tls | Self::TlsPassthrough | Self::Wss)
-    }
 }
 
 impl fmt::Display for Protocol {

@@ -154,7 +154,9 @@ pub(crate) fn select_plugins(settings: &Settings, offers: &Arc<[Offer]>) -> Resu
     }
     for name in enabled.named.iter().filter(|name| catalogue.get(name).is_none()) {
         if silverback_plugins::is_bundled_name(name) {
-            warnings.push(format!("the bundled plugin {name} is not built yet: a configuration cannot use it"));
+            warnings.push(format!(
+                "plugin '{name}' comes with Kong and is not available here yet: a configuration cannot use it"
+            ));
         } else if !offered.contains_key(name.as_str()) {
             problems.push(PluginProblem::NotInstalled(name.clone()));
         }
@@ -317,7 +319,10 @@ mod tests {
 
         let (found, warnings) = select("zipkin", vec![]).unwrap();
         assert_eq!(found, names(&[]));
-        assert_eq!(warnings, ["the bundled plugin zipkin is not built yet: a configuration cannot use it"]);
+        assert_eq!(
+            warnings,
+            ["plugin 'zipkin' comes with Kong and is not available here yet: a configuration cannot use it"]
+        );
 
         let (found, warnings) =
             select("key-auth", vec![offer("go", vec![info("key-auth", schema(&json!([])))])]).unwrap();

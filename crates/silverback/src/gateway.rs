@@ -1,28 +1,26 @@
 //! The running gateway: one control thread, this one, that starts the parts, obeys signals, and ends them in order.
 
+mod logs;
 mod renewal;
+mod signals;
 pub(crate) mod verdict;
 mod watcher;
 
-use std::{fs, io, panic, process::ExitCode, sync::Arc};
+use std::{fs, io, process::ExitCode, sync::Arc};
 
 use nix::unistd::{geteuid, gethostname};
-use silverback_admin::{Configured, HealthNotSet, Loaded, Node, Statistics, Upstreams};
-use silverback_config::{
-    Settings, advice,
-    settings::{ListenAddress, LogLevel, LogTarget},
-};
-use silverback_log::{Format, Level, Target};
+use silverback_admin::{Configured, Loaded, Node, Statistics};
+use silverback_config::{Settings, advice, settings::ListenAddress};
+use silverback_log::Level;
 use silverback_plugin_host::Host;
-use silverback_proxy::{Counters, Proxy, Registries, SetHealthError, UpstreamHealth};
+use silverback_proxy::{Counters, Proxy, Registries};
 use thiserror::Error;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    task::JoinHandle,
-};
+use tokio::task::JoinHandle;
 
 use self::{
+    logs::log,
     renewal::Scope,
+    signals::{Order, Signals},
     verdict::Verdict,
     watcher::{Files, Watcher},
 };
@@ -35,7 +33,7 @@ use crate::{
     prefix::{self, PrefixError},
     privileges::{self, Account, PrivilegeError},
     reaper,
-    reports::NodeReports,
+    reports::{BalancerReports, NodeReports},
     summary,
 };
 
@@ -87,8 +85,8 @@ fn serve(mut settings: Settings, report: &mut Report, console: Console) -> Resul
     let links = plugin_dir::links(&settings);
     let findings = plugin_dir::include(&mut settings, &links);
     let settings = Arc::new(settings);
-    direct_logs(&settings).map_err(StartError::Log)?;
-    log_panics();
+    logs::direct(&settings).map_err(StartError::Log)?;
+    logs::log_panics();
     for finding in &findings {
         log(Level::Warn, format_args!("{finding}"));
         console.warn(finding);
@@ -120,7 +118,7 @@ fn serve(mut settings: Settings, report: &mut Report, console: Console) -> Resul
         };
         // Whoever was told that it runs finds in the log what was started.
         silverback_log::flush();
-        report.started(logs_to_stderr(&settings));
+        report.started(logs::go_to_stderr(&settings));
         gateway.obey(&mut signals).await;
         gateway.end().await;
         Ok(())
@@ -187,7 +185,7 @@ impl Gateway {
         let reports = NodeReports::new(node_id.clone(), Arc::clone(&host), &proxy);
         let node = Node::new(node_id, hostname(), loaded, move || statistics(counters()));
         let node = Arc::new(node.with_reports(reports));
-        node.set_upstreams(AdminUpstreams(proxy.upstream_health()));
+        node.set_upstreams(BalancerReports(proxy.upstream_health()));
         let mut tasks = silverback_admin::spawn(api_listeners, &node).map_err(StartError::ApiLog)?;
         tasks.push(tokio::spawn(reaper::reap_orphans()));
         let (watcher, task) = Watcher::spawn(settings.prefix.clone());
@@ -326,89 +324,6 @@ fn remove_sockets(settings: &Settings) {
     }
 }
 
-/// What a signal asks for.
-enum Order {
-    Stop(&'static str),
-    Quit,
-    Reload,
-    /// Files of these plugin servers have changed.
-    Renew(Vec<String>),
-    ReopenLogs,
-    Ignore(&'static str),
-}
-
-/// The signals nginx's master process knows.
-struct Signals {
-    term: Signal,
-    int: Signal,
-    quit: Signal,
-    hup: Signal,
-    usr1: Signal,
-    usr2: Signal,
-    winch: Signal,
-}
-
-impl Signals {
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            term: signal(SignalKind::terminate())?,
-            int: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-            hup: signal(SignalKind::hangup())?,
-            usr1: signal(SignalKind::user_defined1())?,
-            usr2: signal(SignalKind::user_defined2())?,
-            winch: signal(SignalKind::window_change())?,
-        })
-    }
-
-    async fn next(&mut self) -> Order {
-        tokio::select! {
-            biased;
-            _ = self.term.recv() => Order::Stop("SIGTERM"),
-            _ = self.int.recv() => Order::Stop("SIGINT"),
-            _ = self.quit.recv() => Order::Quit,
-            _ = self.usr1.recv() => Order::ReopenLogs,
-            _ = self.hup.recv() => Order::Reload,
-            _ = self.usr2.recv() => Order::Ignore("SIGUSR2"),
-            _ = self.winch.recv() => Order::Ignore("SIGWINCH"),
-        }
-    }
-
-    /// The name of the signal that asks to stop at once.
-    async fn stopped(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.term.recv() => "SIGTERM",
-            _ = self.int.recv() => "SIGINT",
-        }
-    }
-}
-
-/// The balancers, as the Admin API asks them.
-struct AdminUpstreams(UpstreamHealth);
-
-impl Upstreams for AdminUpstreams {
-    fn targets(&self, upstream: &str) -> Option<Vec<serde_json::Value>> {
-        self.0.targets(upstream)
-    }
-
-    fn balancer(&self, upstream: &str) -> Option<serde_json::Value> {
-        self.0.balancer(upstream)
-    }
-
-    fn set_health(
-        &self,
-        upstream: &str,
-        target: &str,
-        address: Option<&str>,
-        healthy: bool,
-    ) -> Result<(), HealthNotSet> {
-        self.0.set(upstream, target, address, healthy).map_err(|error| match error {
-            SetHealthError::NotFound => HealthNotSet::NotFound,
-            SetHealthError::Refused(why) => HealthNotSet::Refused(why),
-        })
-    }
-}
-
 fn statistics(counters: Counters) -> Statistics {
     Statistics {
         connections_active: counters.connections_active,
@@ -419,45 +334,6 @@ fn statistics(counters: Counters) -> Statistics {
     }
 }
 
-fn direct_logs(settings: &Settings) -> io::Result<()> {
-    let target = |target: &LogTarget| match target {
-        LogTarget::Off => Target::Off,
-        LogTarget::File(path) => Target::File(path.clone()),
-        LogTarget::Stdout => Target::Stdout,
-        LogTarget::Stderr => Target::Stderr,
-    };
-    let level = match settings.log_level {
-        LogLevel::Debug => Level::Debug,
-        LogLevel::Info => Level::Info,
-        LogLevel::Notice => Level::Notice,
-        LogLevel::Warn => Level::Warn,
-        LogLevel::Error => Level::Error,
-        LogLevel::Crit => Level::Crit,
-        LogLevel::Alert => Level::Alert,
-        LogLevel::Emerg => Level::Emerg,
-    };
-    silverback_log::init(&target(&settings.logs.proxy_error), level)?;
-    if !settings.stream_listen.is_empty() {
-        silverback_log::init_streams(&target(&settings.logs.stream_error))?;
-    }
-    let json = settings.raw.iter().any(|(name, value)| name == "error_log_format" && value == "json");
-    silverback_log::set_format(if json { Format::Json } else { Format::Nginx });
-    Ok(())
-}
-
-fn logs_to_stderr(settings: &Settings) -> bool {
-    settings.logs.proxy_error == LogTarget::Stderr
-}
-
-/// A panic ends a task, not the gateway; the error log tells of it.
-fn log_panics() {
-    panic::set_hook(Box::new(|panic| log(Level::Alert, format_args!("{panic}"))));
-}
-
 fn hostname() -> String {
     gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-fn log(level: Level, message: std::fmt::Arguments<'_>) {
-    silverback_log::write(level, message, None);
 }

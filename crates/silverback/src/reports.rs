@@ -1,5 +1,5 @@
-//! What the parts of the node report to its APIs: plugin servers for `/status`, and the families of `/metrics` that they
-//! know of.
+//! What the parts of the node report to its APIs: plugin servers for `/status`, the health of upstreams, and the families of
+//! `/metrics` that they know of.
 
 use std::{
     sync::Arc,
@@ -7,11 +7,11 @@ use std::{
 };
 
 use serde_json::{Value as Json, json};
-use silverback_admin::{Exposition, Kind, PluginServer, Reports};
+use silverback_admin::{Exposition, HealthNotSet, Kind, PluginServer, Reports, Upstreams};
 use silverback_plugin_host::{
     BreakerState, EventMetrics, HistogramValues, Host, ProcessStatus, ServerState, ServerStatus,
 };
-use silverback_proxy::{HttpMetrics, Proxy};
+use silverback_proxy::{HttpMetrics, Proxy, SetHealthError, UpstreamHealth};
 
 pub(crate) struct NodeReports {
     node_id: String,
@@ -34,6 +34,32 @@ impl Reports for NodeReports {
         http(&self.node_id, &(self.http)(), exposition);
         events(&self.host.metrics(), exposition);
         servers(&self.host.status(), exposition);
+    }
+}
+
+/// The balancers, as the Admin API asks them.
+pub(crate) struct BalancerReports(pub(crate) UpstreamHealth);
+
+impl Upstreams for BalancerReports {
+    fn targets(&self, upstream: &str) -> Option<Vec<Json>> {
+        self.0.targets(upstream)
+    }
+
+    fn balancer(&self, upstream: &str) -> Option<Json> {
+        self.0.balancer(upstream)
+    }
+
+    fn set_health(
+        &self,
+        upstream: &str,
+        target: &str,
+        address: Option<&str>,
+        healthy: bool,
+    ) -> Result<(), HealthNotSet> {
+        self.0.set(upstream, target, address, healthy).map_err(|error| match error {
+            SetHealthError::NotFound => HealthNotSet::NotFound,
+            SetHealthError::Refused(why) => HealthNotSet::Refused(why),
+        })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use crate::settings::{AccessLog, Buffering, ErrorPages, Http, LogEscape, LogFormat, LogTarget, Logs};
+use crate::settings::{AccessLog, Buffering, ErrorLogFormat, ErrorPages, Http, LogEscape, LogFormat, LogTarget, Logs};
 
 use super::{
     log_format::{self, Formats},
@@ -51,6 +51,10 @@ pub(super) fn logs(reader: &mut Reader<'_>, prefix: &Path) -> Logs {
         status_error: error("status_error_log"),
         stream_access,
         stream_error: error("proxy_stream_error_log"),
+        error_format: match reader.text("error_log_format").as_deref() {
+            Some("json") => ErrorLogFormat::Json,
+            _ => ErrorLogFormat::Nginx,
+        },
     }
 }
 

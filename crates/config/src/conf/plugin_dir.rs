@@ -26,7 +26,7 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<PluginDir> {
 fn policies(reader: &mut Reader<'_>, directory: &Path) -> Vec<FilePolicy> {
     let entries = fs::read_dir(directory).into_iter().flatten();
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut named: Vec<String> = names.filter(|name| plugin_servers::is_spoken_of(reader, name)).collect();
+    let mut named: Vec<String> = names.filter(|name| plugin_servers::has_policies(reader, name)).collect();
     named.sort();
     let policy = |file: String| {
         let (events, process) = plugin_servers::policies(reader, &file);

@@ -117,7 +117,7 @@ pub(super) fn policies(reader: &mut Reader<'_>, name: &str) -> (EventPolicy, Pro
 }
 
 /// Whether a policy is given for a name.
-pub(super) fn is_spoken_of(reader: &Reader<'_>, name: &str) -> bool {
+pub(super) fn has_policies(reader: &Reader<'_>, name: &str) -> bool {
     let base = format!("pluginserver_{}_", stem(&name.to_lowercase()));
     policies::SUFFIXES.iter().any(|suffix| reader.given(&format!("{base}{suffix}")).is_some())
 }

@@ -89,26 +89,6 @@ impl Field {
         Self::read(description, vocabulary, 0)
     }
 
-    /// A field that holds a list of these records.
-    pub fn list_of(record: Record) -> Self {
-        let element = Self::bare(Kind::Record(record));
-        Self::bare(Kind::Array(Box::new(element)))
-    }
-
-    fn bare(kind: Kind) -> Self {
-        Self {
-            kind,
-            required: None,
-            default: None,
-            referenceable: false,
-            auto: false,
-            unique: false,
-            rules: Vec::new(),
-            err: None,
-            source: Json::Null,
-        }
-    }
-
     fn read(description: &Json, vocabulary: Vocabulary, depth: usize) -> Result<Self, String> {
         if depth > MAX_DEPTH {
             return Err("is nested too deeply".to_owned());

@@ -8,7 +8,9 @@ use silverback_log::Level;
 use silverback_plugin_host::{Change, Fleet};
 
 use super::{
-    Gateway, choose_debug_token, direct_logs, log, tell_debug_token,
+    Gateway, choose_debug_token,
+    logs::{self, log},
+    tell_debug_token,
     watcher::{self, Files},
 };
 use crate::{
@@ -69,7 +71,7 @@ impl Gateway {
         if let Some(change) = &change {
             change.warm().await.map_err(|errors| AssembleError::Servers(errors).to_string())?;
         }
-        direct_logs(&settings).map_err(|error| format!("cannot open the error log: {error}"))?;
+        logs::direct(&settings).map_err(|error| format!("cannot open the error log: {error}"))?;
         if kept && let Err(error) = prefix::write_environment(&settings) {
             remarks.push(format!(".kong_env does not tell what is in force: {error}"));
         }
