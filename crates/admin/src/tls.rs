@@ -6,7 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rustls::{
     ServerConfig,
     crypto::ring::{default_provider, sign::any_supported_type},
@@ -14,7 +13,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject};
-use silverback_config::Settings;
+use silverback_config::{Settings, settings::Certificate};
 use thiserror::Error;
 
 use crate::Api;
@@ -24,8 +23,6 @@ use crate::Api;
 pub enum TlsError {
     #[error("cannot read {}: {source}", .path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("a certificate or key is neither a file, nor PEM text, nor base64 of it")]
-    Base64,
     #[error("{place} is not PEM: {source}")]
     Pem { place: String, source: pem::Error },
     #[error("{place} has no certificate")]
@@ -34,14 +31,12 @@ pub enum TlsError {
     Key { place: String, source: rustls::Error },
     #[error("{0}")]
     Config(#[from] rustls::Error),
-    #[error("{certificates} certificates but {keys} keys are given; they belong together in pairs")]
-    Unpaired { certificates: usize, keys: usize },
 }
 
 /// The certificates of an API: `admin_ssl_cert` or `status_ssl_cert`, else those generated in the prefix.
 pub(crate) fn server_config(api: Api, settings: &Settings, http2: bool) -> Result<Arc<ServerConfig>, TlsError> {
     let mut keys = Vec::new();
-    for (certificate, key) in certificate_files(api, settings)? {
+    for (certificate, key) in certificates(api, settings) {
         keys.push(Arc::new(certified_key(&certificate, &key)?));
     }
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
@@ -55,32 +50,23 @@ pub(crate) fn server_config(api: Api, settings: &Settings, http2: bool) -> Resul
     Ok(Arc::new(config))
 }
 
-/// Certificates and their keys, as configured: paths, PEM text, or base64 of PEM text.
-fn certificate_files(api: Api, settings: &Settings) -> Result<Vec<(String, String)>, TlsError> {
-    let name = match api {
-        Api::Admin => "admin",
-        Api::Status => "status",
+/// Certificates and their keys: paths, or PEM text.
+fn certificates(api: Api, settings: &Settings) -> Vec<Certificate> {
+    let (name, given) = match api {
+        Api::Admin => ("admin", &settings.api_certificates.admin),
+        Api::Status => ("status", &settings.api_certificates.status),
     };
-    let files = |property: &str| -> Vec<String> {
-        let property = format!("{name}_{property}");
-        let value = settings.raw.iter().rev().find(|(name, _)| *name == property).map_or("", |(_, value)| value);
-        value.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
-    };
-    let (certificates, keys) = (files("ssl_cert"), files("ssl_cert_key"));
-    if certificates.len() != keys.len() {
-        return Err(TlsError::Unpaired { certificates: certificates.len(), keys: keys.len() });
-    }
-    if !certificates.is_empty() {
-        return Ok(certificates.into_iter().zip(keys).collect());
+    if !given.is_empty() {
+        return given.clone();
     }
     let ssl = settings.prefix.join("ssl");
-    Ok(["-ecdsa", ""]
+    ["-ecdsa", ""]
         .map(|kind| {
             let stem = format!("{name}-kong-default{kind}");
             let path = |ending: &str| ssl.join(format!("{stem}.{ending}")).display().to_string();
             (path("crt"), path("key"))
         })
-        .to_vec())
+        .to_vec()
 }
 
 fn certified_key(certificate: &str, key: &str) -> Result<CertifiedKey, TlsError> {
@@ -103,14 +89,7 @@ fn pem_text(material: &str) -> Result<Vec<u8>, TlsError> {
     if material.contains("-----BEGIN") {
         return Ok(material.as_bytes().to_vec());
     }
-    fs::read(material).or_else(|source| {
-        // A path cannot be mistaken for it: base64 of PEM begins with that of `-----BEGIN`.
-        if material.starts_with("LS0tLS1CRUdJTi") {
-            BASE64_STANDARD.decode(material).map_err(|_| TlsError::Base64)
-        } else {
-            Err(TlsError::Unreadable { path: PathBuf::from(material), source })
-        }
-    })
+    fs::read(material).map_err(|source| TlsError::Unreadable { path: PathBuf::from(material), source })
 }
 
 /// What messages call a certificate or key; never its text.

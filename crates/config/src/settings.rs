@@ -48,6 +48,7 @@ pub struct Settings {
     pub upstream_request_id: bool,
 
     pub tls: Tls,
+    pub api_certificates: ApiCertificates,
     pub upstream: UpstreamKeepalive,
     pub dns: Dns,
     pub upstream_tls: UpstreamTls,
@@ -164,11 +165,23 @@ pub struct AddedHeaders {
     pub request_id: bool,
 }
 
+/// A certificate and its key: the path of a file, or PEM text.
+pub type Certificate = (String, String);
+
+/// What the APIs show, where they listen with `ssl`; none: what is made for them in the prefix.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApiCertificates {
+    /// `admin_ssl_cert` and `admin_ssl_cert_key`.
+    pub admin: Vec<Certificate>,
+    /// `status_ssl_cert` and `status_ssl_cert_key`.
+    pub status: Vec<Certificate>,
+}
+
 /// `ssl_*`: what clients are served with by default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// `ssl_cert` and `ssl_cert_key`, pairwise: paths, or PEM text, or base64 of PEM.
-    pub certificates: Vec<(String, String)>,
+    /// `ssl_cert` and `ssl_cert_key`.
+    pub certificates: Vec<Certificate>,
     /// Whether TLS 1.2 and 1.3 are allowed.
     pub tls12: bool,
     pub tls13: bool,

@@ -147,15 +147,14 @@ fn create_logs(settings: &Settings, account: Option<&Account>, console: Console)
 /// The default certificates of every kind of listener that speaks TLS and has none configured.
 fn create_certificates(settings: &Settings, account: Option<&Account>, console: Console) -> Result<(), PrefixError> {
     let uses_tls = |listeners: &[Listen]| listeners.iter().any(|listen| listen.ssl);
-    let configured = |property: &str| settings.raw.iter().any(|(name, value)| name == property && !value.is_empty());
     let kinds = [
         (
             "",
             uses_tls(&settings.proxy_listen) || uses_tls(&settings.stream_listen),
             settings.tls.certificates.is_empty(),
         ),
-        ("admin-", uses_tls(&settings.admin_listen), !configured("admin_ssl_cert")),
-        ("status-", uses_tls(&settings.status_listen), !configured("status_ssl_cert")),
+        ("admin-", uses_tls(&settings.admin_listen), settings.api_certificates.admin.is_empty()),
+        ("status-", uses_tls(&settings.status_listen), settings.api_certificates.status.is_empty()),
     ];
     let directory = settings.prefix.join("ssl");
     for (kind, wanted, lacking) in kinds {

@@ -46,7 +46,17 @@ fn socket(settings: &Settings, name: &str, value: &str) -> Option<String> {
 }
 
 /// Properties that may be written in base64, which is how several lines become one.
-const MAY_BE_BASE64: [&str; 2] = ["ssl_cert", "ssl_cert_key"];
+const MAY_BE_BASE64: [&str; 9] = [
+    "admin_ssl_cert",
+    "admin_ssl_cert_key",
+    "client_ssl_cert",
+    "client_ssl_cert_key",
+    "lua_ssl_trusted_certificate",
+    "ssl_cert",
+    "ssl_cert_key",
+    "status_ssl_cert",
+    "status_ssl_cert_key",
+];
 
 fn write_line(out: &mut String, name: &str, value: &str) {
     let value = if !value.contains(['\n', '\r']) {

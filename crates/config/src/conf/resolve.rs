@@ -7,7 +7,8 @@ use std::{
 };
 
 use crate::settings::{
-    Debug, EnabledPlugins, IgnoredProperty, Listen, ListenAddress, LogLevel, LuaLimits, Settings, UpstreamKeepalive,
+    ApiCertificates, Debug, EnabledPlugins, IgnoredProperty, Listen, ListenAddress, LogLevel, LuaLimits, Settings,
+    UpstreamKeepalive,
 };
 
 use super::{
@@ -114,6 +115,10 @@ fn assemble(reader: &mut Reader<'_>, ignored: Vec<IgnoredProperty>, written: &Ra
     let ssl_listens =
         [&proxy_listen, &admin_listen, &status_listen, &stream_listen].into_iter().flatten().any(|listen| listen.ssl);
     let tls = tls::read(reader, ssl_listens);
+    let api_certificates = ApiCertificates {
+        admin: tls::of_api(reader, "admin", &admin_listen),
+        status: tls::of_api(reader, "status", &status_listen),
+    };
     let (declarative_config, declarative_config_string) = declarative(reader);
     let plugin_dir = plugin_dir::read(reader);
     Settings {
@@ -132,6 +137,7 @@ fn assemble(reader: &mut Reader<'_>, ignored: Vec<IgnoredProperty>, written: &Ra
         headers: clients::added_headers(reader),
         upstream_request_id: clients::upstream_headers(reader),
         tls,
+        api_certificates,
         upstream: UpstreamKeepalive {
             pool_size: usize::try_from(reader.integer("upstream_keepalive_pool_size", 0, u64::MAX))
                 .unwrap_or(usize::MAX),

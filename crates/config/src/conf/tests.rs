@@ -399,6 +399,34 @@ fn certificates_come_as_files_text_or_base64() {
 }
 
 #[test]
+fn certificates_of_apis_and_towards_upstreams_survive_the_environment_file() {
+    let made = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap();
+    let (cert, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let variables: Vec<_> = ["ADMIN_SSL", "STATUS_SSL", "CLIENT_SSL"]
+        .iter()
+        .flat_map(|name| [(format!("KONG_{name}_CERT"), &cert), (format!("KONG_{name}_CERT_KEY"), &key)])
+        .collect();
+    let variables: Vec<_> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let text = "client_ssl = on\nstatus_listen = 127.0.0.1:1\nadmin_listen = 127.0.0.1:2 ssl";
+    let loaded = loaded(text, &variables);
+    let again = load_text(None, &kong_env(&loaded.settings), &BTreeMap::new()).unwrap();
+    for settings in [&loaded.settings, &again.settings] {
+        let given = (cert.trim(), key.trim());
+        let (shown, shown_key) = &settings.api_certificates.admin[0];
+        assert_eq!((shown.trim(), shown_key.trim()), given);
+        let (shown, shown_key) = settings.upstream_tls.client_certificate.as_ref().unwrap();
+        assert_eq!((shown.trim(), shown_key.trim()), given);
+        assert!(settings.api_certificates.status.is_empty(), "the Status API has no ssl listener");
+        assert!(settings.ignored.is_empty());
+    }
+    let text = "admin_listen = 127.0.0.1:2 ssl\nadmin_ssl_cert = /nope";
+    assert_eq!(
+        problems(text, &[]),
+        ["/k:2: admin_ssl_cert_key must be specified", "/k:2: admin_ssl_cert: failed loading certificate from /nope"]
+    );
+}
+
+#[test]
 fn clients_are_asked_for_certificates() {
     let cert = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap().cert.pem();
     let directory = tempfile::tempdir().unwrap();

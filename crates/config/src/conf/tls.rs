@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 
-use crate::settings::{ClientCertificateDemand, ClientVerification, Tls, TlsSessions};
+use crate::settings::{Certificate, ClientCertificateDemand, ClientVerification, Listen, Tls, TlsSessions};
 
 use super::{reader::Reader, units};
 
@@ -44,7 +44,7 @@ pub(super) fn read(reader: &mut Reader<'_>, ssl_listens: bool) -> Tls {
         }
     };
     Tls {
-        certificates: certificates(reader, ssl_listens),
+        certificates: certificates(reader, "ssl_cert", ssl_listens),
         tls12,
         tls13,
         ciphers: ciphers::choose(&list).suites,
@@ -54,6 +54,11 @@ pub(super) fn read(reader: &mut Reader<'_>, ssl_listens: bool) -> Tls {
         cipher_suite,
         unavailable,
     }
+}
+
+/// The certificates of an API, whose properties begin with its name.
+pub(super) fn of_api(reader: &mut Reader<'_>, api: &str, listens: &[Listen]) -> Vec<Certificate> {
+    certificates(reader, &format!("{api}_ssl_cert"), listens.iter().any(|listen| listen.ssl))
 }
 
 fn sessions(reader: &mut Reader<'_>) -> TlsSessions {
@@ -107,8 +112,7 @@ fn client_verification(reader: &mut Reader<'_>) -> Option<ClientVerification> {
     for name in ["ssl_client_certificate", "ssl_trusted_certificate"] {
         let Some((property, path)) = directive(reader, name) else { continue };
         let path = super::resolve::absolute(&path);
-        let read = std::fs::read(&path);
-        if !read.is_ok_and(|pem| matches!(CertificateDer::from_pem_slice(&pem), Ok(der) if !der.is_empty())) {
+        if !holds_certificate(std::fs::read(&path).ok().as_deref()) {
             reader.problem(&property, format!("{property}: no certificate can be read from {}", path.display()));
         }
         authorities.push(path);
@@ -144,47 +148,53 @@ fn protocols(reader: &mut Reader<'_>, unavailable: &mut Vec<String>) -> (bool, b
     (tls12, tls13)
 }
 
-fn certificates(reader: &mut Reader<'_>, ssl_listens: bool) -> Vec<(String, String)> {
-    let (certs, keys) = (reader.list("ssl_cert"), reader.list("ssl_cert_key"));
-    if !ssl_listens {
+/// Certificates and their keys, pairwise: `ssl_cert` and `ssl_cert_key`, or those of an API. None if nobody `listens`.
+fn certificates(reader: &mut Reader<'_>, property: &str, listens: bool) -> Vec<Certificate> {
+    let key_property = format!("{property}_key");
+    let (certs, keys) = (reader.list(property), reader.list(&key_property));
+    if !listens {
         return Vec::new();
     }
     match (certs.len(), keys.len()) {
         (0, 0) => return Vec::new(),
-        (_, 0) => reader.problem("ssl_cert", "ssl_cert_key must be specified".to_owned()),
-        (0, _) => reader.problem("ssl_cert_key", "ssl_cert must be specified".to_owned()),
+        (_, 0) => reader.problem(property, format!("{key_property} must be specified")),
+        (0, _) => reader.problem(&key_property, format!("{property} must be specified")),
         (a, b) if a != b => reader.problem(
-            "ssl_cert",
-            format!("ssl_cert was specified {a} times while ssl_cert_key was specified {b} times"),
+            property,
+            format!("{property} was specified {a} times while {key_property} was specified {b} times"),
         ),
         _ => {}
     }
-    let certs: Vec<String> = certs
-        .into_iter()
-        .map(|cert| {
-            let (value, pem) = material(&cert);
-            if !pem.is_some_and(|pem| matches!(CertificateDer::from_pem_slice(&pem), Ok(der) if !der.is_empty())) {
-                reader.problem("ssl_cert", format!("ssl_cert: failed loading certificate from {cert}"));
-            }
-            value
-        })
-        .collect();
-    let keys: Vec<String> = keys
-        .into_iter()
-        .map(|key| {
-            let (value, pem) = material(&key);
-            if pem.is_none_or(|pem| PrivateKeyDer::from_pem_slice(&pem).is_err()) {
-                let shown = if value == key && Path::new(&key).exists() { key.as_str() } else { "the given text" };
-                reader.problem("ssl_cert_key", format!("ssl_cert_key: failed loading key from {shown}"));
-            }
-            value
-        })
-        .collect();
+    let certs: Vec<String> = certs.iter().map(|given| certificate(reader, property, given)).collect();
+    let keys: Vec<String> = keys.iter().map(|given| key(reader, &key_property, given)).collect();
     certs.into_iter().zip(keys).collect()
 }
 
+/// A certificate as [`material`]; a problem if it is none.
+pub(super) fn certificate(reader: &mut Reader<'_>, property: &str, given: &str) -> String {
+    let (value, pem) = material(given);
+    if !holds_certificate(pem.as_deref()) {
+        reader.problem(property, format!("{property}: failed loading certificate from {given}"));
+    }
+    value
+}
+
+/// A private key as [`material`]; a problem if it is none.
+pub(super) fn key(reader: &mut Reader<'_>, property: &str, given: &str) -> String {
+    let (value, pem) = material(given);
+    if pem.is_none_or(|pem| PrivateKeyDer::from_pem_slice(&pem).is_err()) {
+        let shown = if Path::new(given).exists() { given } else { "the given text" };
+        reader.problem(property, format!("{property}: failed loading key from {shown}"));
+    }
+    value
+}
+
+pub(super) fn holds_certificate(pem: Option<&[u8]>) -> bool {
+    pem.is_some_and(|pem| matches!(CertificateDer::from_pem_slice(pem), Ok(der) if !der.is_empty()))
+}
+
 /// The value (a path made absolute, or PEM text) and its bytes.
-pub(super) fn material(value: &str) -> (String, Option<Vec<u8>>) {
+fn material(value: &str) -> (String, Option<Vec<u8>>) {
     let path = Path::new(value);
     if path.exists() {
         let absolute = std::path::absolute(path).map_or_else(|_| value.to_owned(), |path| path.display().to_string());

@@ -3,11 +3,9 @@
 
 use std::path::Path;
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-
 use crate::settings::{UpstreamTls, UpstreamVerification};
 
-use super::{reader::Reader, tls::material};
+use super::{reader::Reader, tls};
 
 /// Where distributions keep the certificates that they trust; the first that is there counts.
 const SYSTEM_STORES: [&str; 6] = [
@@ -40,17 +38,7 @@ fn client_certificate(reader: &mut Reader<'_>) -> Option<(String, String)> {
     if key.is_none() {
         reader.problem("client_ssl", "client_ssl_cert_key must be specified".to_owned());
     }
-    let (given_cert, given_key) = (cert?, key?);
-    let (cert, pem) = material(&given_cert);
-    if !holds_certificate(pem.as_deref()) {
-        reader.problem("client_ssl_cert", format!("client_ssl_cert: failed loading certificate from {given_cert}"));
-    }
-    let (key, pem) = material(&given_key);
-    if pem.is_none_or(|pem| PrivateKeyDer::from_pem_slice(&pem).is_err()) {
-        let shown = if Path::new(&given_key).exists() { given_key.as_str() } else { "the given text" };
-        reader.problem("client_ssl_cert_key", format!("client_ssl_cert_key: failed loading key from {shown}"));
-    }
-    Some((cert, key))
+    Some((tls::certificate(reader, "client_ssl_cert", &cert?), tls::key(reader, "client_ssl_cert_key", &key?)))
 }
 
 fn trusted(reader: &mut Reader<'_>) -> Vec<String> {
@@ -62,11 +50,7 @@ fn trusted(reader: &mut Reader<'_>) -> Vec<String> {
             stores.extend(SYSTEM_STORES.iter().find(|path| Path::new(path).exists()).map(|path| (*path).to_owned()));
             continue;
         }
-        let (value, pem) = material(&given);
-        if !holds_certificate(pem.as_deref()) {
-            reader.problem(NAME, format!("{NAME}: failed loading certificate from {given}"));
-        }
-        stores.push(value);
+        stores.push(tls::certificate(reader, NAME, &given));
     }
     stores
 }
@@ -93,15 +77,11 @@ fn verification(reader: &mut Reader<'_>, family: &str, depth: u32, trusted: &[St
     let trusted = match reader.directive(&format!("{family}_trusted_certificate")) {
         None => trusted.to_vec(),
         Some((name, path)) => {
-            if !holds_certificate(std::fs::read(&path).ok().as_deref()) {
+            if !tls::holds_certificate(std::fs::read(&path).ok().as_deref()) {
                 reader.problem(&name, format!("{name}: failed loading certificate from {path}"));
             }
             vec![super::resolve::absolute(&path).display().to_string()]
         }
     };
     UpstreamVerification { verify, depth, trusted }
-}
-
-fn holds_certificate(pem: Option<&[u8]>) -> bool {
-    pem.is_some_and(|pem| matches!(CertificateDer::from_pem_slice(pem), Ok(der) if !der.is_empty()))
 }

@@ -1,11 +1,10 @@
 //! Whether certificates can be served, and how long they are good.
 
 use std::{
-    fs,
+    fs, io,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
 use rustls_pki_types::{CertificateDer, pem::PemObject as _};
 use silverback_config::Settings;
 use silverback_model::Snapshot;
@@ -16,26 +15,25 @@ use super::Finding;
 /// Days before its end from which on a certificate is talked of.
 const SOON: i64 = 14;
 
-/// Those of `kong.conf`. That those of proxy listeners are certificates with their keys was seen when it was read.
+/// Those of `kong.conf`. That they are certificates with their keys was seen when it was read.
 pub(super) fn configured(settings: &Settings) -> Vec<Finding> {
-    let given = |property: &'static str| {
-        let values = settings.raw.iter().filter(move |(name, _)| *name == property).map(|(_, value)| value);
-        let parts = values.flat_map(|value| value.split(',')).map(str::trim).filter(|part| !part.is_empty());
-        parts.map(move |part| (property, part.to_owned())).collect::<Vec<_>>()
-    };
-    ["ssl_cert", "admin_ssl_cert", "status_ssl_cert"]
-        .into_iter()
-        .flat_map(given)
-        .map(|(property, material)| match pem(&material) {
-            Ok(pem) => good(property, &pem),
-            Err(error) => Finding::problem(
-                "certificate_unreadable",
-                property,
-                format!("{} cannot be read: {error}", shown(&material)),
-                "let the user that starts the gateway read it, or name another file",
-            ),
-        })
-        .collect()
+    [
+        ("ssl_cert", &settings.tls.certificates),
+        ("admin_ssl_cert", &settings.api_certificates.admin),
+        ("status_ssl_cert", &settings.api_certificates.status),
+    ]
+    .into_iter()
+    .flat_map(|(property, pairs)| pairs.iter().map(move |(certificate, _)| (property, certificate)))
+    .map(|(property, material)| match pem(material) {
+        Ok(pem) => good(property, &pem),
+        Err(error) => Finding::problem(
+            "certificate_unreadable",
+            property,
+            format!("{material} cannot be read: {error}"),
+            "let the user that starts the gateway read it, or name another file",
+        ),
+    })
+    .collect()
 }
 
 /// Those of the declarative configuration.
@@ -72,20 +70,7 @@ fn good(subject: &str, pem: &[u8]) -> Finding {
     }
 }
 
-/// A file, PEM text, or base64 of it, as the properties have it.
-fn pem(material: &str) -> Result<Vec<u8>, String> {
-    if material.contains("-----BEGIN") {
-        return Ok(material.as_bytes().to_vec());
-    }
-    fs::read(material).or_else(|error| {
-        if material.starts_with("LS0tLS1CRUdJTi") {
-            BASE64_STANDARD.decode(material).map_err(|error| error.to_string())
-        } else {
-            Err(error.to_string())
-        }
-    })
-}
-
-fn shown(material: &str) -> &str {
-    if material.starts_with('/') || material.len() < 256 { material } else { "the given text" }
+/// The text of a file, or what is text itself.
+fn pem(material: &str) -> io::Result<Vec<u8>> {
+    if material.contains("-----BEGIN") { Ok(material.as_bytes().to_vec()) } else { fs::read(material) }
 }
