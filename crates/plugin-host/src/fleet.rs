@@ -38,6 +38,12 @@ impl Fleet {
         self.0.iter().map(|server| server.status()).collect()
     }
 
+    /// Whether a server of that name runs, and goes on running: one whose processes have ended for good must be started
+    /// anew.
+    pub fn lives(&self, name: &str) -> bool {
+        self.server(name).is_some_and(|server| !server.has_dead_seat())
+    }
+
     fn server(&self, name: &str) -> Option<&Arc<Server>> {
         self.0.iter().find(|server| server.name() == name)
     }
@@ -64,7 +70,7 @@ pub struct Change {
 
 impl Host {
     /// Begins a change to the servers that `configured` and `offers` name. Those of which `stays` says so keep their
-    /// processes; of others, new ones are started, and waited for.
+    /// processes, if they live; of others, new ones are started, and waited for.
     ///
     /// # Errors
     /// All new servers that did not come up.
@@ -81,7 +87,7 @@ impl Host {
         for offer in offers {
             let Some(settings) = configured.iter().find(|settings| settings.name == offer.server) else { continue };
             let before = old.server(&offer.server);
-            match before.filter(|_| stays(&offer.server)) {
+            match before.filter(|server| stays(&offer.server) && !server.has_dead_seat()) {
                 Some(server) => servers.push(Arc::clone(server)),
                 None => {
                     let server = self.add(settings, main_env, offer, true);
@@ -92,10 +98,9 @@ impl Host {
         }
         let change = Change { host: Arc::clone(self), fleet: Fleet(servers.into()), new, done: false };
         let mut errors = Vec::new();
-        // one that is managed elsewhere comes when it comes
-        for (server, _) in change.new.iter().filter(|(server, _)| server.managed) {
+        for server in change.tried() {
             if let Err(reason) = server.came_up().await {
-                errors.push(ChangeError::NotUp { server: server.name().to_owned(), reason });
+                errors.push(not_up(server, reason));
             }
         }
         if errors.is_empty() { Ok(change) } else { Err(errors) }
@@ -113,10 +118,31 @@ impl Change {
         self.new.iter().map(|(server, _)| server.name())
     }
 
+    /// New servers whose processes are ours: one that is managed elsewhere comes when it comes.
+    fn tried(&self) -> impl Iterator<Item = &Arc<Server>> {
+        self.new.iter().map(|(server, _)| server).filter(|server| server.managed)
+    }
+
+    /// Whether all processes that came up are still there: to be asked right before [`Change::make`].
+    ///
+    /// # Errors
+    /// All servers of which one has ended: the change should not be made.
+    pub fn check(&self) -> Result<(), Vec<ChangeError>> {
+        let mut errors = Vec::new();
+        for server in self.tried() {
+            match server.is_up() {
+                Ok(true) => {}
+                Ok(false) => errors.push(not_up(server, "its process is not ready any more".to_owned())),
+                Err(reason) => errors.push(not_up(server, reason)),
+            }
+        }
+        if errors.is_empty() { Ok(()) } else { Err(errors) }
+    }
+
     /// Starts, in the new servers, the instances that their predecessors run; they must have been asked for.
     ///
     /// # Errors
-    /// All servers that refuse one: the change should not be made.
+    /// All servers that refuse one, or else all of which a process has ended: the change should not be made.
     pub async fn warm(&self) -> Result<(), Vec<ChangeError>> {
         let mut errors = Vec::new();
         for (server, old) in &self.new {
@@ -140,7 +166,7 @@ impl Change {
                 }
             }
         }
-        if errors.is_empty() { Ok(()) } else { Err(errors) }
+        if errors.is_empty() { self.check() } else { Err(errors) }
     }
 
     /// Makes the change. From now on, the old servers end as soon as nobody holds one of their instances.
@@ -160,6 +186,10 @@ impl Change {
             }
         }
     }
+}
+
+fn not_up(server: &Server, reason: String) -> ChangeError {
+    ChangeError::NotUp { server: server.name().to_owned(), reason }
 }
 
 impl Drop for Change {

@@ -125,7 +125,7 @@ impl Seat {
         self.row = 0;
     }
 
-    /// `last`: a process that is gone is not begun again.
+    /// `last`: a process that did not come up is not begun again.
     pub(crate) fn on(&mut self, event: Event, now: Instant, last: bool) -> Step {
         let (state, step) = match (self.state, event) {
             (State::Ended, _) => (State::Ended, Step::Nothing),
@@ -147,7 +147,7 @@ impl Seat {
                 self.count(now);
                 (State::Starting, Step::Nothing)
             }
-            (State::Starting, Event::Failed) | (State::Ready, Event::Ended) if last => (State::Ended, Step::End),
+            (State::Starting, Event::Failed) if last => (State::Ended, Step::End),
             (State::Starting, Event::Failed) | (State::Ready, Event::Ended) => {
                 let pause = self.count(now);
                 if pause.is_zero() { (State::Starting, Step::Begin) } else { (State::Backoff, Step::Pause(pause)) }
@@ -263,11 +263,15 @@ mod tests {
     }
 
     #[test]
-    fn one_on_trial_is_not_begun_again() {
-        for events in [&[Event::Failed][..], &[Event::Up, Event::Ended]] {
+    fn one_on_trial_that_does_not_come_up_is_not_begun_again() {
+        let check = |events: &[Event], step, state| {
             let mut seat = Seat::new(BACKOFF);
             let steps: Vec<_> = events.iter().map(|event| seat.on(*event, Instant::now(), true)).collect();
-            assert_eq!((steps.last(), seat.state()), (Some(&Step::End), State::Ended));
-        }
+            assert_eq!((steps.last(), seat.state()), (Some(&step), state), "{events:?}");
+        };
+        check(&[Event::Failed], Step::End, State::Ended);
+        check(&[Event::Up, Event::Ended, Event::Failed], Step::End, State::Ended);
+        // its trial may be over by the time that this one is up
+        check(&[Event::Up, Event::Ended], Step::Begin, State::Starting);
     }
 }

@@ -255,23 +255,36 @@ impl Server {
         self.lives.load_full()
     }
 
-    /// Waits until every seat is taken; `Err` with the reason if that will not be.
+    /// Waits until every seat is taken; `Err` with the reason if that will not be, or a process that took one has ended.
     pub(crate) async fn came_up(&self) -> Result<(), String> {
         let mut changes = self.changes.subscribe();
         loop {
-            {
-                let seats = self.lock_seats();
-                if let Some(seat) = seats.iter().find(|seat| seat.state == Some(ServerState::Dead)) {
-                    return Err(seat.reason.clone().unwrap_or_else(|| "it was stopped".to_owned()));
-                }
-                if seats.iter().all(|seat| seat.state == Some(ServerState::Ready)) {
-                    return Ok(());
-                }
+            if self.is_up()? {
+                return Ok(());
             }
             if changes.changed().await.is_err() {
                 return Err("it was stopped".to_owned());
             }
         }
+    }
+
+    /// Whether every seat is taken, each by its first process; `Err` with the reason if that will not be.
+    pub(crate) fn is_up(&self) -> Result<bool, String> {
+        let seats = self.lock_seats();
+        let lost = self.restarts.load(Ordering::Relaxed) > 0;
+        let failed = seats.iter().find(|seat| seat.state == Some(ServerState::Dead) || (lost && seat.reason.is_some()));
+        if let Some(seat) = failed {
+            return Err(seat.reason.clone().unwrap_or_else(|| "it was stopped".to_owned()));
+        }
+        if lost {
+            return Err("its process had to be replaced".to_owned());
+        }
+        Ok(seats.iter().all(|seat| seat.state == Some(ServerState::Ready)))
+    }
+
+    /// Whether a seat is empty for good.
+    pub(crate) fn has_dead_seat(&self) -> bool {
+        self.lock_seats().iter().any(|seat| seat.state == Some(ServerState::Dead))
     }
 
     /// Ends it.

@@ -157,6 +157,47 @@ fn a_server_that_does_not_come_up_changes_nothing() {
 }
 
 #[test]
+fn a_server_that_ends_before_it_takes_over_changes_nothing() {
+    for (protocol, workers) in [(WireProtocol::MsgPack, 1), (WireProtocol::ProtoBuf, 2)] {
+        block_on(async {
+            let stage = Stage::with_settings(protocol, LONG, "", |server| server.process.workers = workers);
+            stage.wait(|| ready(&stage) == workers, "the first processes").await;
+            let instance = stage.script(json!([]));
+            assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+            let change = stage.host.change(&[stage.settings()], &[], &[offer(protocol)], |_| false).await.unwrap();
+            change.check().unwrap();
+            kill(Pid::from_raw(stage.noted_pids()[workers]), Signal::SIGKILL).unwrap();
+            stage.wait(|| change.check().is_err(), "the end of the new process").await;
+            let errors = change.warm().await.unwrap_err();
+            let [ChangeError::NotUp { reason, .. }] = errors.as_slice() else { panic!("{errors:?}") };
+            assert!(reason.contains("killed by SIGKILL"), "{reason}");
+            drop(change);
+            assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+            stage.host.stop().await;
+        });
+    }
+}
+
+#[test]
+fn a_server_that_ends_as_it_takes_over_is_started_again() {
+    block_on(async {
+        let protocol = WireProtocol::MsgPack;
+        let stage = Stage::new(protocol, LONG);
+        stage.wait_state(ServerState::Ready).await;
+        let change = stage.host.change(&[stage.settings()], &[], &[offer(protocol)], |_| false).await.unwrap();
+        let config = json!({ "script": [] }).as_object().cloned().unwrap();
+        let new = change.fleet().instance("stand-in", "actor", config).unwrap();
+        change.warm().await.unwrap();
+        // nobody has noticed when the change is made
+        kill(Pid::from_raw(stage.noted_pids()[1]), Signal::SIGKILL).unwrap();
+        change.make();
+        stage.wait(|| stage.status().restarts == 1, "a restart").await;
+        assert_eq!(stage.run(&new, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+        stage.host.stop().await;
+    });
+}
+
+#[test]
 fn a_server_that_refuses_what_the_old_one_takes_changes_nothing() {
     block_on(async {
         let stage = Stage::new(WireProtocol::MsgPack, LONG);

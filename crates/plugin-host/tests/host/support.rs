@@ -188,6 +188,12 @@ impl Stage {
         self.journal().iter().filter(|line| line.starts_with(start)).count()
     }
 
+    /// The processes of the stand-in that came up, in that order.
+    pub(crate) fn noted_pids(&self) -> Vec<i32> {
+        let pid = |line: &String| line.strip_prefix("pid ").and_then(|pid| pid.parse().ok());
+        self.journal().iter().filter_map(pid).collect()
+    }
+
     /// Waits until the journal has so many lines that start so.
     pub(crate) async fn wait_noted(&self, start: &str, count: usize) {
         self.wait(|| self.noted(start) >= count, &format!("{count} x {start:?}")).await;

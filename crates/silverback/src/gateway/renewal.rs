@@ -71,6 +71,10 @@ impl Gateway {
         if let Some(change) = &change {
             change.warm().await.map_err(|errors| AssembleError::Servers(errors).to_string())?;
         }
+        // No await from here on: what ends later is started again as any other server.
+        if let Some(change) = &change {
+            change.check().map_err(|errors| AssembleError::Servers(errors).to_string())?;
+        }
         logs::direct(&settings).map_err(|error| format!("cannot open the error log: {error}"))?;
         if kept && let Err(error) = prefix::write_environment(&settings) {
             remarks.push(format!(".kong_env does not tell what is in force: {error}"));
@@ -105,6 +109,7 @@ impl Gateway {
     async fn servers(&self, scope: &Scope, settings: &Settings) -> Result<Servers, AssembleError> {
         // before they are asked: what changes later is seen as a change
         let files = watcher::files(&settings.plugin_servers, &settings.prefix).await;
+        let fleet = self.host.fleet();
         let stays = |server: &PluginServer| {
             let named = match scope {
                 Scope::Configuration => false,
@@ -112,6 +117,7 @@ impl Gateway {
                 Scope::Servers(names) => names.contains(&server.name),
             };
             !named
+                && fleet.lives(&server.name)
                 // a file of plugin_dir that did not answer is asked again
                 && self.found.offers.iter().any(|offer| offer.server == server.name)
                 && self.settings.plugin_servers.contains(server)
