@@ -27,6 +27,7 @@ mod output;
 mod process;
 mod query;
 mod repair;
+mod said;
 mod seat;
 mod server;
 mod size;

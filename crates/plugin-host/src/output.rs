@@ -109,13 +109,13 @@ pub(crate) async fn log(server: String, process: Arc<Process>, mut pipe: impl As
 /// A terminal of one line. The logger of kong-js-pdk prints a message in steps, each of which moves the cursor back up
 /// and writes the line anew; only the last one is meant to be seen.
 #[derive(Default)]
-struct Screen {
+pub(crate) struct Screen {
     shown: Option<String>,
 }
 
 impl Screen {
     /// A line was printed. Gives the line before it, if that stays.
-    fn line(&mut self, raw: &str) -> Option<String> {
+    pub(crate) fn line(&mut self, raw: &str) -> Option<String> {
         let overwrites = raw.starts_with("\x1b[1A");
         let line = clean(raw);
         let line = (!line.is_empty()).then_some(line);
@@ -128,7 +128,7 @@ impl Screen {
     }
 
     /// Nothing came for a while: the line stays.
-    fn settle(&mut self) -> Option<String> {
+    pub(crate) fn settle(&mut self) -> Option<String> {
         self.shown.take()
     }
 }

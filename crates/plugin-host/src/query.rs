@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     command::{self, Circumstances},
-    output,
+    output, said,
 };
 
 /// How long a query command may take.
@@ -21,6 +21,9 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Bytes of output that are read.
 const MAX_OUTPUT: u64 = 16 * 1024 * 1024;
+
+/// Complaints of a server that are kept.
+const MAX_COMPLAINTS: usize = 10;
 
 /// What a server's query command said.
 #[derive(Clone, Debug)]
@@ -31,6 +34,8 @@ pub struct Offer {
     /// The socket that the server will listen on, if it says so.
     pub socket: Option<PathBuf>,
     pub plugins: Vec<PluginInfo>,
+    /// Warnings and errors that it printed: kong-js-pluginserver tells there of plugins that it leaves out.
+    pub complaints: Vec<String>,
 }
 
 /// Why it is not known what a server offers.
@@ -99,24 +104,30 @@ async fn ask(server: &PluginServer, main_env: &[String]) -> Result<Offer, QueryE
         .await
         .map_err(|_| QueryError::Deadline { server: server.name.clone(), command: server.query_cmd.clone() })?;
     let status = status.map_err(not_run)?;
-    let said: Vec<String> = String::from_utf8_lossy(&stderr).lines().map(output::clean).collect();
-    let tail = || {
-        let lines: Vec<&str> = said.iter().map(String::as_str).filter(|line| !line.is_empty()).collect();
-        lines.get(lines.len().saturating_sub(10)..).unwrap_or_default().join(" | ")
-    };
-    let dump = Dump::parse(&stdout).map_err(|error| QueryError::Unreadable {
+    let mut said = said::lines(&stderr);
+    let tail = |said: &[String]| said.get(said.len().saturating_sub(10)..).unwrap_or_default().join(" | ");
+    let parsed = Dump::parse(&stdout);
+    // without any JSON the error quotes what was printed
+    if !matches!(parsed, Err(dump::Error::NoJson { .. } | dump::Error::Empty)) {
+        said.extend(said::lines(dump::preamble(&stdout)));
+    }
+    let dump = parsed.map_err(|error| QueryError::Unreadable {
         server: server.name.clone(),
         reason: Box::new(error),
         status: status.to_string(),
         command: server.query_cmd.clone(),
-        stderr: tail(),
+        stderr: tail(&said),
     })?;
     if dump.failed > 0 {
-        return Err(QueryError::NotLoaded { server: server.name.clone(), count: dump.failed, stderr: tail() });
+        return Err(QueryError::NotLoaded { server: server.name.clone(), count: dump.failed, stderr: tail(&said) });
     }
-    for line in said.iter().filter(|line| !line.is_empty()) {
-        let level = output::level(line).unwrap_or(Level::Notice);
+    let mut complaints = Vec::new();
+    for line in said {
+        let level = output::level(&line).unwrap_or(Level::Notice);
         silverback_log::write(level, format_args!("[{} query] {line}", server.name), None);
+        if level >= Level::Warn && complaints.len() < MAX_COMPLAINTS {
+            complaints.push(line);
+        }
     }
     if dump.socket.as_ref().is_some_and(|socket| *socket != server.socket) {
         // a server without a flag for its socket's name says where it will listen with the default prefix
@@ -131,7 +142,13 @@ async fn ask(server: &PluginServer, main_env: &[String]) -> Result<Offer, QueryE
             None,
         );
     }
-    Ok(Offer { server: server.name.clone(), protocol: dump.protocol, socket: dump.socket, plugins: dump.plugins })
+    Ok(Offer {
+        server: server.name.clone(),
+        protocol: dump.protocol,
+        socket: dump.socket,
+        plugins: dump.plugins,
+        complaints,
+    })
 }
 
 /// Reads a pipe to its end; what is over the limit is thrown away.

@@ -243,8 +243,13 @@ mod tests {
     fn those_who_wait_for_a_start_that_is_not_made_get_to_know() {
         let settings = PluginServer::new("s", "", "");
         let deadlines = Deadlines::of(&settings);
-        let offer =
-            Offer { server: "s".to_owned(), protocol: WireProtocol::MsgPack, socket: None, plugins: Vec::new() };
+        let offer = Offer {
+            server: "s".to_owned(),
+            protocol: WireProtocol::MsgPack,
+            socket: None,
+            plugins: Vec::new(),
+            complaints: Vec::new(),
+        };
         let server = Arc::new(Server::new(settings, &offer, deadlines, false));
         let instance = server.instance("p", serde_json::Map::new());
         let (life, _orders) = life(0);

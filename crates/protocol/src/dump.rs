@@ -56,6 +56,9 @@ pub enum Error {
     NoJson { tail: String },
     #[error("it prints JSON without plugin infos: {head:?}")]
     NoPlugins { head: String },
+    /// An empty list: kong-js-pluginserver leaves plugins out that it could not load.
+    #[error("it offers no plugin")]
+    NoneOffered,
     #[error("it speaks {protocol:?}; MsgPack:1 and ProtoBuf:1 are known")]
     UnknownProtocol { protocol: String },
     #[error("its plugin number {number} has no Name")]
@@ -75,8 +78,8 @@ impl Dump {
         if output.is_empty() {
             return Err(Error::Empty);
         }
-        let json = last_json(output).ok_or_else(|| Error::NoJson { tail: excerpt(output, true) })?;
-        let no_plugins = || Error::NoPlugins { head: excerpt(output, false) };
+        let (start, json) = last_json(output).ok_or_else(|| Error::NoJson { tail: excerpt(output, true) })?;
+        let no_plugins = || Error::NoPlugins { head: excerpt(output.get(start..).unwrap_or(output), false) };
         let (infos, protocol, socket) = match json {
             Json::Array(infos) => (infos, WireProtocol::MsgPack, None),
             Json::Object(mut object) => {
@@ -102,16 +105,22 @@ impl Dump {
             }
         }
         if dump.plugins.is_empty() && dump.failed == 0 {
-            return Err(no_plugins());
+            return Err(Error::NoneOffered);
         }
         Ok(dump)
     }
 }
 
-/// The outermost array or object that ends where the output ends.
-fn last_json(output: &[u8]) -> Option<Json> {
+/// What a query command printed before the JSON that ends its output: log lines. All of it, if there is no such JSON.
+pub fn preamble(output: &[u8]) -> &[u8] {
+    let trimmed = output.trim_ascii();
+    last_json(trimmed).map_or(trimmed, |(start, _)| trimmed.get(..start).unwrap_or_default())
+}
+
+/// The outermost array or object that ends where the output ends, and where it starts.
+fn last_json(output: &[u8]) -> Option<(usize, Json)> {
     let starts = output.iter().enumerate().filter(|(_, byte)| matches!(byte, b'[' | b'{'));
-    starts.filter_map(|(start, _)| serde_json::from_slice(output.get(start..)?).ok()).next()
+    starts.filter_map(|(start, _)| Some((start, serde_json::from_slice(output.get(start..)?).ok()?))).next()
 }
 
 /// No name and nothing else either: the entry of a plugin that did not load.

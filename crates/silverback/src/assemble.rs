@@ -271,7 +271,7 @@ mod tests {
     }
 
     fn offer(server: &str, plugins: Vec<PluginInfo>) -> Offer {
-        Offer { server: server.to_owned(), protocol: WireProtocol::MsgPack, socket: None, plugins }
+        Offer { server: server.to_owned(), protocol: WireProtocol::MsgPack, socket: None, plugins, complaints: Vec::new() }
     }
 
     /// The servers whose name has a dot serve files of `plugin_dir`.

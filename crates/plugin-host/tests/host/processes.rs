@@ -100,7 +100,7 @@ fn a_process_that_has_done_its_share_lets_its_events_end() {
 
 /// The stage's server as it is configured, and what it offers.
 fn offer(protocol: WireProtocol) -> Offer {
-    Offer { server: "stand-in".to_owned(), protocol, socket: None, plugins: Vec::new() }
+    Offer { server: "stand-in".to_owned(), protocol, socket: None, plugins: Vec::new(), complaints: Vec::new() }
 }
 
 #[test]

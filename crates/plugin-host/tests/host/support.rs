@@ -108,7 +108,13 @@ impl Stage {
     ) -> Self {
         let mut server = PluginServer::new("stand-in", folder.path().join("socket"), "");
         settings(&mut server);
-        let offer = Offer { server: "stand-in".to_owned(), protocol, socket: None, plugins: Vec::new() };
+        let offer = Offer {
+            server: "stand-in".to_owned(),
+            protocol,
+            socket: None,
+            plugins: Vec::new(),
+            complaints: Vec::new(),
+        };
         let host = Host::start_with(std::slice::from_ref(&server), &[], &[offer], move |_| deadlines, None);
         let connections = Connections::new(Arc::clone(&host));
         Self { host, connections, protocol, plugin, folder, elsewhere: None, listens_on: "socket", settings: server }

@@ -45,6 +45,15 @@ fn the_last_json_value_counts() {
 }
 
 #[test]
+fn what_was_printed_before_the_json_is_told() {
+    let check = |output: &str, expect: &str| assert_eq!(preamble(output.as_bytes()), expect.as_bytes(), "{output}");
+    check(&format!("[WARN] x\n[{INFO}]\n"), "[WARN] x\n");
+    check(&format!("[{INFO}]"), "");
+    check("not found\n", "not found");
+    check("", "");
+}
+
+#[test]
 fn versions_and_priorities_may_be_odd() {
     let check = |version: &str, priority: &str, expect: (Option<&str>, i64)| {
         let info = format!(r#"[{{"Name":"p",{version}{priority}"Phases":null,"Schema":{{}}}}]"#);
@@ -71,7 +80,8 @@ fn what_says_nothing_is_an_error() {
     check(" \n", Error::Empty);
     check("command not found", Error::NoJson { tail: "command not found".to_owned() });
     check("[] and more", Error::NoJson { tail: "[] and more".to_owned() });
-    check("[]", Error::NoPlugins { head: "[]".to_owned() });
+    check("[]", Error::NoneOffered);
+    check("WARN x\n[]", Error::NoneOffered);
     check("[1]", Error::NoPlugins { head: "[1]".to_owned() });
     check("{}", Error::NoPlugins { head: "{}".to_owned() });
     check(r#"{"Protocol":"ProtoBuf:2","Plugins":[]}"#, Error::UnknownProtocol { protocol: "ProtoBuf:2".to_owned() });

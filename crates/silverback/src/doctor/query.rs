@@ -80,6 +80,7 @@ pub(super) fn finding(error: &QueryError, subject: &str) -> Finding {
             }
             _ if status.contains("127") => ("command_not_found", "correct its query command"),
             DumpError::Empty => ("query_without_output", "correct its query command, or mend the plugin"),
+            DumpError::NoneOffered => ("plugin_not_loaded", "see what it said, and mend the plugin or the path"),
             DumpError::NoJson { .. } | DumpError::NoPlugins { .. } => (
                 "query_not_json",
                 "the command must print the description of its plugins as JSON: is it the right one, with the right flag \
