@@ -61,7 +61,8 @@ fn split(body: &[u8], boundary: &[u8]) -> Vec<(String, Bytes)> {
             }
         }
     }
-    parts.extend(current.and_then(Part::finish));
+    // A body that breaks off has its last part as far as it goes, its last line with its end.
+    parts.extend(current.and_then(|part| Some((part.name?, Bytes::from(part.text)))));
     parts
 }
 
@@ -205,6 +206,13 @@ mod tests {
         assert_eq!(decode(BODY, b"multipart/form-data; boundary=\"XX\""), expect);
         assert_eq!(decode(BODY, b"multipart/form-data"), Value::Map(vec![]));
         assert_eq!(decode(b"--XX--\r\n", b"multipart/form-data; boundary=XX"), Value::Map(vec![]));
+    }
+
+    #[test]
+    fn reads_what_there_is_of_a_broken_body() {
+        let body = b"--XX\r\nContent-Disposition: form-data; name=\"f\"\r\n\r\nvalue\r\n";
+        let expect = Value::Map(vec![("f".into(), "value\r\n".into())]);
+        assert_eq!(decode(body, b"multipart/form-data; boundary=XX"), expect);
     }
 
     #[test]

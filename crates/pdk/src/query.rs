@@ -137,6 +137,7 @@ pub(crate) fn sanitise(query: &[u8]) -> String {
 /// (`application/x-www-form-urlencoded`), which is what Kong's library makes of it.
 pub(crate) fn remove(query: &str, name: &[u8]) -> String {
     let mut out = String::new();
+    let query = query.strip_prefix('?').unwrap_or(query);
     for pair in query.as_bytes().split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()) {
         let (key, value): (&[u8], &[u8]) = match pair.iter().position(|&byte| byte == b'=') {
             Some(at) => (&pair[..at], &pair[at + 1..]),
@@ -229,5 +230,6 @@ mod tests {
     fn removes() {
         assert_eq!(remove("a=1&b=x%20y&c&a=2", b"a"), "b=x+y&c=");
         assert_eq!(remove("a=1", b"a"), "");
+        assert_eq!(remove("?a=1&b", b"a"), "b=");
     }
 }
