@@ -385,6 +385,9 @@ pub struct UpstreamChoice {
     pub write_timeout: u32,
     pub read_timeout: u32,
     pub tls_verify: Option<bool>,
+    /// The headers that tell of the way here (`x_forwarded_for`, `via`), by the names of their variables, as they are
+    /// since the request was routed.
+    pub hop_headers: Vec<(&'static str, String)>,
     /// The address that was used in the end, and how many tries it took.
     pub tries: Vec<Try>,
 }

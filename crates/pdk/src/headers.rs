@@ -1,7 +1,7 @@
 //! Headers as plugins see and set them: lower-case names, a list for a repeated one, ngx_lua's escaping on the way in.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use silverback_protocol::Value;
 
 use crate::lua;
@@ -91,12 +91,121 @@ pub(crate) fn values(given: &Value) -> Vec<HeaderValue> {
     }
 }
 
-/// Replaces a header; no values remove it.
-pub(crate) fn set(headers: &mut HeaderMap, name: &HeaderName, values: Vec<HeaderValue>) {
-    headers.remove(name);
-    for value in values {
-        headers.append(name.clone(), value);
+/// Whose headers they are: ngx_lua treats some of a request's and some of an answer's in a way of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Request,
+    Answer,
+}
+
+/// Headers of a request that nginx knows by name and keeps one value of.
+const SINGLE_IN_REQUEST: [&str; 20] = [
+    "accept-encoding",
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "keep-alive",
+    "range",
+    "referer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "via",
+    "x-real-ip",
+];
+
+/// The same for an answer. `Location` is one of them unless it is a path.
+const SINGLE_IN_ANSWER: [&str; 14] = [
+    "accept-ranges",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "date",
+    "e-tag",
+    "etag",
+    "expires",
+    "last-modified",
+    "location",
+    "refresh",
+    "server",
+    "www-authenticate",
+];
+
+/// Whether another value takes the place of the one that is there.
+fn is_replaced(headers: &HeaderMap, name: &HeaderName, side: Side) -> bool {
+    match side {
+        Side::Request => SINGLE_IN_REQUEST.contains(&name.as_str()),
+        Side::Answer if *name == header::LOCATION => {
+            headers.get_all(name).iter().next_back().is_some_and(|last| !last.as_bytes().starts_with(b"/"))
+        }
+        Side::Answer => SINGLE_IN_ANSWER.contains(&name.as_str()),
     }
+}
+
+/// Adds a value beside those that are there, or in their place where nginx keeps one only.
+fn add_one(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue, side: Side) {
+    if is_replaced(headers, name, side) {
+        headers.insert(name, value);
+    } else {
+        headers.append(name, value);
+    }
+}
+
+/// A `Content-Length` that is no number cannot be set.
+fn check_length(name: &HeaderName, values: &[HeaderValue]) -> Result<(), String> {
+    let is_length = |value: &HeaderValue| {
+        let digits = value.as_bytes();
+        digits.iter().all(u8::is_ascii_digit) && value.to_str().is_ok_and(|text| text.parse::<i64>().is_ok())
+    };
+    if *name == header::CONTENT_LENGTH && !values.iter().all(is_length) {
+        return Err("failed to set header".to_owned());
+    }
+    Ok(())
+}
+
+/// Replaces a header, in its place; no values remove it. Of several values for a header that nginx keeps one of, the
+/// last one counts.
+///
+/// # Errors
+/// ngx_lua's text for a value that the header cannot have.
+pub(crate) fn set(
+    headers: &mut HeaderMap,
+    name: &HeaderName,
+    values: Vec<HeaderValue>,
+    side: Side,
+) -> Result<(), String> {
+    check_length(name, &values)?;
+    let mut values = values.into_iter();
+    match values.next() {
+        None => drop(headers.remove(name)),
+        Some(first) => drop(headers.insert(name, first)),
+    }
+    values.for_each(|value| add_one(headers, name, value, side));
+    Ok(())
+}
+
+/// Adds values to a header.
+///
+/// # Errors
+/// ngx_lua's text for a value that the header cannot have.
+pub(crate) fn add(
+    headers: &mut HeaderMap,
+    name: &HeaderName,
+    values: Vec<HeaderValue>,
+    side: Side,
+) -> Result<(), String> {
+    check_length(name, &values)?;
+    values.into_iter().for_each(|value| add_one(headers, name, value, side));
+    Ok(())
 }
 
 /// More names than any message has. A map of headers has room for little more than twice as many.
@@ -186,6 +295,43 @@ mod tests {
         assert_eq!(name(b""), None);
         assert_eq!(value(b"a\r\nX-Evil: 1"), "a%0D%0AX-Evil: 1");
         assert_eq!(values(&Value::List(vec!["a".into(), "".into()])), ["a", " "]);
+    }
+
+    #[test]
+    fn some_headers_have_one_value_the_last() {
+        for (side, name, values, expect) in [
+            (Side::Request, "x-a", &["1", "2"][..], &["1", "2"][..]),
+            (Side::Request, "user-agent", &["1", "2"], &["2"]),
+            (Side::Request, "accept", &["a/b", "c/d"], &["a/b", "c/d"]),
+            (Side::Request, "x-forwarded-for", &["1.1.1.1", "2.2.2.2"], &["1.1.1.1", "2.2.2.2"]),
+            (Side::Answer, "user-agent", &["1", "2"], &["1", "2"]),
+            (Side::Answer, "content-type", &["a/b", "c/d"], &["c/d"]),
+            (Side::Answer, "www-authenticate", &["Basic", "Bearer"], &["Bearer"]),
+            (Side::Answer, "cache-control", &["private", "no-store"], &["private", "no-store"]),
+            (Side::Answer, "location", &["http://a", "http://b"], &["http://b"]),
+            (Side::Answer, "location", &["/a", "/b"], &["/a", "/b"]),
+        ] {
+            let name = HeaderName::from_static(name);
+            let values = || values.iter().map(|value| HeaderValue::from_static(value));
+            let mut headers = sample();
+            set(&mut headers, &name, values().collect(), side).unwrap();
+            assert!(headers.get_all(&name).iter().eq(expect), "set {name} {side:?}");
+            headers.remove(&name);
+            for value in values() {
+                add(&mut headers, &name, vec![value], side).unwrap();
+            }
+            assert!(headers.get_all(&name).iter().eq(expect), "add {name} {side:?}");
+        }
+    }
+
+    #[test]
+    fn a_length_is_a_number() {
+        for (value, good) in [("3", true), ("0", true), (" ", false), ("-1", false), ("1.5", false), ("x", false)] {
+            for side in [Side::Request, Side::Answer] {
+                let values = vec![HeaderValue::from_static(value)];
+                assert_eq!(set(&mut sample(), &header::CONTENT_LENGTH, values, side).is_ok(), good, "{value}");
+            }
+        }
     }
 
     #[test]

@@ -236,9 +236,57 @@ pub(crate) fn stored(value: Value) -> Value {
     }
 }
 
+/// Lists with more holes than this are refused, unless they are short.
+const MAX_SHARE_OF_HOLES: usize = 2;
+const SHORT: usize = 10;
+
+/// A table as lua-cjson writes it: an entry of nil is no entry, a list ends before nil at its end, nil inside is null,
+/// and an empty list is an object like every empty table.
+///
+/// # Errors
+/// cjson's text for a list of nearly nothing but nil.
+pub(crate) fn encodable(value: &Value) -> Result<Value, String> {
+    Ok(match value {
+        Value::Map(entries) => {
+            let entries = entries.iter().filter(|(_, value)| !value.is_nil());
+            Value::Map(entries.map(|(key, value)| Ok((key.clone(), encodable(value)?))).collect::<Result<_, String>>()?)
+        }
+        Value::List(items) => {
+            let length = items.iter().rposition(|item| !item.is_nil()).map_or(0, |last| last + 1);
+            let items = items.get(..length).unwrap_or_default();
+            let present = items.iter().filter(|item| !item.is_nil()).count();
+            if length > SHORT && length > present.saturating_mul(MAX_SHARE_OF_HOLES) {
+                return Err("Cannot serialise table: excessively sparse array".to_owned());
+            }
+            if items.is_empty() {
+                Value::Map(Vec::new())
+            } else {
+                Value::List(items.iter().map(encodable).collect::<Result<_, _>>()?)
+            }
+        }
+        other => other.clone(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tables_as_json() {
+        let nil_and = |nils: usize| Value::List(vec![Value::Nil; nils].into_iter().chain([Value::Int(1)]).collect());
+        for (value, text) in [
+            (Value::List(vec![Value::Int(1), Value::Nil, Value::Int(3), Value::Nil]), "[1,null,3]"),
+            (Value::List(vec![Value::Nil, Value::Nil]), "{}"),
+            (Value::List(vec![Value::List(Vec::new())]), "[{}]"),
+            (Value::Map(vec![("a".into(), Value::Nil), ("b".into(), Value::List(Vec::new()))]), r#"{"b":{}}"#),
+            (nil_and(9), "[null,null,null,null,null,null,null,null,null,1]"),
+        ] {
+            let json = crate::json::encode(&encodable(&value).unwrap(), 14, crate::json::EmptyList::Array).unwrap();
+            assert_eq!(json, text);
+        }
+        assert!(encodable(&nil_and(10)).is_err());
+    }
 
     #[test]
     fn numbers_as_text() {

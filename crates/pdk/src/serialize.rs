@@ -148,13 +148,18 @@ fn common(exchange: &Exchange) -> Fields {
         ("authenticated_entity", authenticated_entity(exchange)),
         ("route", matched.map_or(Value::Nil, |matched| entities::route(&matched.route))),
         ("service", service.map_or(Value::Nil, |service| entities::service(service))),
-        ("consumer", exchange.consumer_value()),
+        ("consumer", as_written(exchange.consumer_given.as_ref()).unwrap_or_else(|| exchange.consumer_value())),
         ("client_ip", variable(exchange, "remote_addr")),
         ("started_at", lua::from_number((exchange.started * 1000.0).floor())),
         ("workspace", entities::WORKSPACE_ID.into()),
         ("workspace_name", entities::WORKSPACE_NAME.into()),
     ];
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// What a plugin gave, as it is written: its empty lists are objects.
+fn as_written(given: Option<&Value>) -> Option<Value> {
+    given.and_then(|given| lua::encodable(given).ok())
 }
 
 fn attempt(attempt: &Try) -> Value {
@@ -175,7 +180,11 @@ fn attempt(attempt: &Try) -> Value {
 }
 
 fn authenticated_entity(exchange: &Exchange) -> Value {
-    let Some(Value::Map(fields)) = &exchange.credential else { return Value::Nil };
+    let fields: &[_] = match &exchange.credential {
+        None => return Value::Nil,
+        Some(Value::Map(fields)) => fields,
+        Some(_) => &[],
+    };
     let field =
         |name: &str| fields.iter().find(|(known, _)| known == name).map_or(Value::Nil, |(_, value)| value.clone());
     table([("id", field("id")), ("consumer_id", field("consumer_id"))])

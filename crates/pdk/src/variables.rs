@@ -12,6 +12,9 @@ use crate::{
     headers,
 };
 
+/// `$server_name`, and `$host` of a request without one.
+pub(crate) const SERVER_NAME: &str = "kong";
+
 /// The value of a variable; `None` for one that there is not, or that has no value. The name is in any case.
 pub fn variable<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
     let lower = name.to_ascii_lowercase();
@@ -244,24 +247,21 @@ fn upstream<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
             exchange.service_response.as_ref()?;
             text(exchange.response.body_bytes.to_string())
         }
-        "upstream_x_forwarded_for" => forwarded_for(exchange),
-        "upstream_x_forwarded_proto"
+        "upstream_x_forwarded_for"
+        | "upstream_x_forwarded_proto"
         | "upstream_x_forwarded_host"
         | "upstream_x_forwarded_port"
-        | "upstream_x_forwarded_path" => {
-            let header = name.trim_start_matches("upstream_");
-            let trusted = exchange.client_is_trusted();
-            let given = trusted.then(|| headers::joined(&exchange.request.headers, header)).flatten();
-            match (given, header) {
-                (Some(value), _) => Some(Cow::Owned(value.to_vec())),
-                (None, "x_forwarded_proto") => borrowed(scheme(exchange)),
-                (None, "x_forwarded_host") => borrowed(&exchange.request.host),
-                (None, "x_forwarded_port") => text(exchange.mapped_port().to_string()),
-                (None, _) => text(raw_path(exchange)),
-            }
-        }
-        "upstream_x_forwarded_prefix" => {
-            borrowed(exchange.matched.as_ref().and_then(|matched| matched.prefix.as_deref()).unwrap_or_default())
+        | "upstream_x_forwarded_path"
+        | "upstream_x_forwarded_prefix"
+        | "upstream_via"
+        | "upstream_te"
+        | "upstream_upgrade"
+        | "upstream_connection"
+            if exchange.subsystem == Subsystem::Http =>
+        {
+            let sent = choice.hop_headers.iter().find(|(known, _)| name.strip_prefix("upstream_") == Some(*known));
+            // Empty until the request is routed.
+            borrowed(sent.map_or("", |(_, value)| value))
         }
         "kong_proxy_mode" => borrowed(match () {
             () if choice.scheme.starts_with("grpc") => "grpc",
@@ -270,11 +270,6 @@ fn upstream<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
         }),
         _ => None,
     }
-}
-
-fn raw_path(exchange: &Exchange) -> &str {
-    let uri = &exchange.request.raw_uri;
-    uri.split_once('?').map_or(uri.as_str(), |(path, _)| path)
 }
 
 fn forwarded_for<'a>(exchange: &Exchange) -> Option<Cow<'a, [u8]>> {
@@ -345,7 +340,7 @@ fn request<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
         "host" => borrowed(&request.host),
         "scheme" => borrowed(scheme(exchange)),
         "server_protocol" => borrowed(protocol(request.version)),
-        "server_name" => borrowed("kong"),
+        "server_name" => borrowed(SERVER_NAME),
         "http2" => borrowed(match (request.version, exchange.client.tls.is_some()) {
             (HttpVersion::Http2, true) => "h2",
             (HttpVersion::Http2, false) => "h2c",

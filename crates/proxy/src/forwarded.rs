@@ -108,6 +108,25 @@ impl Forwarded {
     }
 }
 
+impl Forwarded {
+    /// The same as variables of nginx, without their `upstream_`.
+    pub(crate) fn variables(&self, exchange: &Exchange, upgrade: bool) -> Vec<(&'static str, String)> {
+        let te = if asks_for_trailers(&exchange.request.headers) { "trailers" } else { "" };
+        vec![
+            ("x_forwarded_for", self.hops.clone()),
+            ("x_forwarded_proto", self.proto.clone()),
+            ("x_forwarded_host", self.host.clone()),
+            ("x_forwarded_port", self.port.clone()),
+            ("x_forwarded_path", self.path.clone()),
+            ("x_forwarded_prefix", self.prefix.clone().unwrap_or_default()),
+            ("via", self.via.clone()),
+            ("te", te.to_owned()),
+            ("upgrade", if upgrade { "websocket" } else { "" }.to_owned()),
+            ("connection", if upgrade { "keep-alive, Upgrade" } else { "keep-alive" }.to_owned()),
+        ]
+    }
+}
+
 /// `$remote_addr`.
 fn real_ip(exchange: &Exchange) -> String {
     exchange.client.real_ip.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string())

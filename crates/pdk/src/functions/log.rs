@@ -130,7 +130,9 @@ fn set_serialize_value(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> O
         let mode = mode(argument(args, 2))?;
         if exchange.phase != Phase::Log {
             let key = String::from_utf8_lossy(key).into_owned();
-            exchange.serialize_values.push((key, lua::stored(argument(args, 1).clone()), mode));
+            let value = argument(args, 1);
+            let value = lua::encodable(value).unwrap_or_else(|_| lua::stored(value.clone()));
+            exchange.serialize_values.push((key, value, mode));
         }
         Ok(Outcome::nothing())
     })())

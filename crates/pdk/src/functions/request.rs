@@ -1,6 +1,7 @@
 //! `kong.request`: the request as it came in, with what plugins changed since.
 
 use bytes::Bytes;
+use http::HeaderMap;
 use silverback_model::Phase;
 use silverback_protocol::{Return, Value};
 
@@ -367,10 +368,23 @@ fn query_args(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
 }
 
 fn header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
+    if exchange.phase == Phase::Log {
+        return saved_header(&exchange.request.headers, args, exchange.node.limits.req_headers);
+    }
     raising(string(args, 0, "header name must be a string").map(|name| match first_header(exchange, name) {
         Some(value) => text(value),
         None => Outcome::nothing(),
     }))
+}
+
+/// In log, a header is looked up in the table of the saved ones, also by a number.
+pub(super) fn saved_header(headers: &HeaderMap, args: &[Value], limit: usize) -> Outcome {
+    let name = argument(args, 0);
+    if !matches!(name, Value::Text(_) | Value::Binary(_) | Value::Int(_) | Value::Float(_)) {
+        return Outcome::raise(format!("bad argument #1 to 'lower' (string expected, got {})", lua::type_name(name)));
+    }
+    let found = headers::first(headers, &lua::to_text(name), limit);
+    Outcome::value(found.map(|value| Value::Text(Bytes::copy_from_slice(value.as_bytes()))))
 }
 
 /// The `max_headers` that a plugin gave. In log there are the saved headers, all of them, whatever it asks for.

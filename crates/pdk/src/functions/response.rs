@@ -2,15 +2,20 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use silverback_model::Phase;
 use silverback_protocol::Value;
 
-use super::{argument, raising, request::max_headers, string};
+use super::{
+    argument, raising,
+    request::{max_headers, saved_header},
+    string,
+};
 use crate::{
     Caller, Exchange, Outcome, error_page,
     error_page::PageFormat,
     exchange::{Exit, ExitBody, HttpVersion, LogLevel, Source, Subsystem},
     function::{Function, KongPhases, PhaseRule},
-    headers,
+    headers::{self, Side},
     json::{self, EmptyList},
     lua,
 };
@@ -169,6 +174,9 @@ fn status(exchange: &mut Exchange, _: &Caller, _: &[Value]) -> Outcome {
 }
 
 fn header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
+    if exchange.phase == Phase::Log {
+        return saved_header(&exchange.response.headers, args, exchange.node.limits.resp_headers);
+    }
     raising(string(args, 0, "header name must be a string").map(|name| {
         let found = headers::first(&exchange.response.headers, name, exchange.node.limits.resp_headers);
         Outcome::value(found.map(|value| Value::Text(Bytes::copy_from_slice(value.as_bytes()))))
@@ -224,17 +232,19 @@ fn answer_name(raw: &[u8]) -> Option<HeaderName> {
 }
 
 /// Sets one header of an answer, Transfer-Encoding excepted.
-fn put(exchange: &mut Exchange, caller: &Caller, name: &[u8], value: &Value, target: Option<&mut HeaderMap>) {
+fn put(
+    exchange: &mut Exchange,
+    caller: &Caller,
+    name: &[u8],
+    value: &Value,
+    target: Option<&mut HeaderMap>,
+) -> Result<(), String> {
     if headers::is_transfer_encoding(name) {
         warn(exchange, caller, TRANSFER_ENCODING_IGNORED);
-        return;
+        return Ok(());
     }
-    let Some(name) = answer_name(name) else { return };
-    let mut values = headers::values(value);
-    if matches!(name, header::CONTENT_TYPE | header::CONTENT_LENGTH | header::LOCATION) {
-        values.truncate(1);
-    }
-    headers::set(target.unwrap_or(&mut exchange.response.headers), &name, values);
+    let Some(name) = answer_name(name) else { return Ok(()) };
+    headers::set(target.unwrap_or(&mut exchange.response.headers), &name, headers::values(value), Side::Answer)
 }
 
 fn warn(exchange: &Exchange, caller: &Caller, message: &str) {
@@ -247,7 +257,7 @@ fn set_header(exchange: &mut Exchange, caller: &Caller, args: &[Value]) -> Outco
         let (name, value) = (argument(args, 0), argument(args, 1));
         headers::check(name, value)?;
         headers::room(&exchange.response.headers)?;
-        put(exchange, caller, name.as_bytes().map(AsRef::as_ref).unwrap_or_default(), value, None);
+        put(exchange, caller, name.as_bytes().map(AsRef::as_ref).unwrap_or_default(), value, None)?;
         Ok(Outcome::nothing())
     })())
 }
@@ -260,14 +270,7 @@ fn add_header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
         headers::room(&exchange.response.headers)?;
         let name = answer_name(name.as_bytes().map(AsRef::as_ref).unwrap_or_default());
         if let Some(name) = name.filter(|name| *name != header::TRANSFER_ENCODING) {
-            let single = matches!(name, header::CONTENT_TYPE | header::CONTENT_LENGTH | header::LOCATION);
-            for value in headers::values(value) {
-                if single {
-                    exchange.response.headers.insert(name.clone(), value);
-                } else {
-                    exchange.response.headers.append(name.clone(), value);
-                }
-            }
+            headers::add(&mut exchange.response.headers, &name, headers::values(value), Side::Answer)?;
         }
         Ok(Outcome::nothing())
     })())
@@ -297,7 +300,7 @@ fn set_headers(exchange: &mut Exchange, caller: &Caller, args: &[Value]) -> Outc
         headers::check_table(argument(args, 0))?;
         headers::room(&exchange.response.headers)?;
         for (name, value) in entries(argument(args, 0)) {
-            put(exchange, caller, name.as_bytes(), value, None);
+            put(exchange, caller, name.as_bytes(), value, None)?;
         }
         Ok(Outcome::nothing())
     })())
@@ -338,7 +341,7 @@ fn check_headers(given: &Value) -> Result<(), String> {
 fn send(exchange: &mut Exchange, caller: &Caller, status: u16, body: &Value, given: &Value) -> Result<Outcome, String> {
     let mut headers = HeaderMap::new();
     for (name, value) in entries(given) {
-        put(exchange, caller, name.as_bytes(), value, Some(&mut headers));
+        put(exchange, caller, name.as_bytes(), value, Some(&mut headers))?;
     }
     let own_content_type = headers.contains_key(header::CONTENT_TYPE);
     let content_type =
@@ -354,6 +357,7 @@ fn send(exchange: &mut Exchange, caller: &Caller, status: u16, body: &Value, giv
     let text = match body {
         table if lua::is_table(table) && is_grpc => {
             if is_grpc_output {
+                keep(exchange, &headers);
                 return Err("table body encoding with gRPC is not supported".to_owned());
             }
             let message = entries(table).find(|(name, _)| *name == "message").and_then(|(_, text)| text.as_bytes());
@@ -363,8 +367,8 @@ fn send(exchange: &mut Exchange, caller: &Caller, status: u16, body: &Value, giv
             message.cloned()
         }
         table if lua::is_table(table) => {
-            let json = json::encode(&lua::stored(table.clone()), 14, EmptyList::Object)
-                .map_err(|error| format!("body encoding failed while flushing response: {error}"))?;
+            let json =
+                encode(table).map_err(|error| format!("body encoding failed while flushing response: {error}"))?;
             if !own_content_type {
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PageFormat::Json.content_type()));
             }
@@ -399,6 +403,21 @@ fn send(exchange: &mut Exchange, caller: &Caller, status: u16, body: &Value, giv
     Ok(Outcome::Exit)
 }
 
+/// The headers of an answer that came to nothing are those of the error that is sent instead.
+fn keep(exchange: &mut Exchange, headers: &HeaderMap) {
+    let named: Vec<_> = headers.keys().cloned().collect();
+    for name in named {
+        let values = headers.get_all(&name).iter().cloned().collect();
+        // They have been checked when they were given.
+        let _ = headers::set(&mut exchange.response.headers, &name, values, Side::Answer);
+    }
+}
+
+/// A table as JSON, as a plugin's body.
+fn encode(table: &Value) -> Result<Bytes, String> {
+    json::encode(&lua::encodable(table)?, 14, EmptyList::Object)
+}
+
 fn is_grpc_request(exchange: &Exchange) -> bool {
     exchange.request.version == HttpVersion::Http2
         && exchange
@@ -415,10 +434,9 @@ fn exit_stream(exchange: &mut Exchange, args: &[Value]) -> Result<Outcome, Strin
     };
     let body = match argument(args, 1) {
         Value::Nil => ExitBody::None,
-        table if lua::is_table(table) => ExitBody::Bytes(
-            json::encode(&lua::stored(table.clone()), 14, EmptyList::Object)
-                .map_err(|error| format!("invalid body: {error}"))?,
-        ),
+        table if lua::is_table(table) => {
+            ExitBody::Bytes(encode(table).map_err(|error| format!("invalid body: {error}"))?)
+        }
         other => match other.as_bytes() {
             Some(text) => ExitBody::Bytes(text.clone()),
             None => return Err("body must be a nil, string or table".to_owned()),
@@ -435,10 +453,9 @@ fn error(exchange: &mut Exchange, caller: &Caller, args: &[Value]) -> Outcome {
         let status = status_argument(args, 400)?;
         let message = match argument(args, 1) {
             Value::Nil => None,
-            table if lua::is_table(table) => Some(
-                json::encode(&lua::stored(table.clone()), 14, EmptyList::Object)
-                    .map_err(|error| format!("could not JSON encode the error message: {error}"))?,
-            ),
+            table if lua::is_table(table) => {
+                Some(encode(table).map_err(|error| format!("could not JSON encode the error message: {error}"))?)
+            }
             other => match other.as_bytes() {
                 Some(text) => Some(text.clone()),
                 None => return Err("message must be a nil, a string or a table".to_owned()),
@@ -457,7 +474,8 @@ fn error_answer(
     given: &Value,
 ) -> Result<Outcome, String> {
     let mut answer: Vec<(String, Value)> = entries(given).map(|(name, value)| (name.clone(), value.clone())).collect();
-    let named = answer.iter().position(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+    // As in Kong, the name in this spelling chooses the page.
+    let named = answer.iter().position(|(name, _)| name == "Content-Type");
     let content_type = match named.map(|at| answer.remove(at).1) {
         Some(Value::List(values)) => values.into_iter().next().unwrap_or_default(),
         Some(single) => single,

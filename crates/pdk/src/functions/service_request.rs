@@ -9,9 +9,10 @@ use crate::{
     Caller, Exchange, Outcome, body,
     exchange::RequestBody,
     function::{Function, KongPhases, PhaseRule},
-    headers,
+    headers::{self, Side},
     json::{self, EmptyList},
     lua, multipart, query, uri,
+    variables::SERVER_NAME,
 };
 
 const ACCESS_REWRITE: PhaseRule = PhaseRule::Only(KongPhases::REWRITE.or(KongPhases::ACCESS));
@@ -242,24 +243,40 @@ fn clear_query_arg(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outco
 }
 
 /// Sets one header of the request, and what follows from it: Host is a matter of the upstream and of `$host`.
-fn put(exchange: &mut Exchange, name: &[u8], value: &Value) {
+fn put(exchange: &mut Exchange, name: &[u8], value: &Value) -> Result<(), String> {
     if name.eq_ignore_ascii_case(b"host") {
         let single = match value {
             Value::List(values) => values.first().unwrap_or(&Value::Nil),
             single => single,
         };
-        set_host(exchange, single);
+        set_host(exchange, single)?;
     }
-    if let Some(name) = headers::name(name) {
-        headers::set(&mut exchange.request.headers, &name, headers::values(value));
+    match headers::name(name) {
+        Some(name) => headers::set(&mut exchange.request.headers, &name, headers::values(value), Side::Request),
+        None => Ok(()),
     }
 }
 
-fn set_host(exchange: &mut Exchange, value: &Value) {
+fn set_host(exchange: &mut Exchange, value: &Value) -> Result<(), String> {
     let value = if value.is_nil() { Bytes::new() } else { lua::to_text(value) };
     let sent = headers::value(&value);
+    if !sent.is_empty() && !is_host(sent.as_bytes()) {
+        return Err("failed to set header".to_owned());
+    }
     exchange.upstream.host_header = String::from_utf8_lossy(sent.as_bytes()).into_owned();
     exchange.request.host = host_without_port(&exchange.upstream.host_header);
+    Ok(())
+}
+
+/// Whether nginx takes it for a host, with or without a port.
+fn is_host(text: &[u8]) -> bool {
+    let end = if text.starts_with(b"[") {
+        text.iter().position(|&byte| byte == b']').map_or(text.len(), |at| at + 1)
+    } else {
+        text.iter().position(|&byte| byte == b':').unwrap_or(text.len())
+    };
+    let host = text.get(..end).unwrap_or(text);
+    !text.contains(&b'/') && !text.windows(2).any(|pair| pair == b"..") && !matches!(host, b"" | b".")
 }
 
 /// `$host` of a Host header.
@@ -281,10 +298,10 @@ fn set_header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
             if !exchange.upstream.scheme.starts_with("grpc") {
                 return Ok(Outcome::failed("cannot set :authority pseudo-header on non-grpc requests"));
             }
-            set_host(exchange, value);
+            set_host(exchange, value)?;
             return Ok(Outcome::nothing());
         }
-        put(exchange, name, value);
+        put(exchange, name, value)?;
         Ok(Outcome::nothing())
     })())
 }
@@ -297,11 +314,18 @@ fn add_header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
         let name = name.as_bytes().map(AsRef::as_ref).unwrap_or_default();
         if name.eq_ignore_ascii_case(b"host") {
             // A second Host would be no request at all.
-            put(exchange, name, value);
-        } else if let Some(name) = headers::name(name) {
-            for value in headers::values(value) {
-                exchange.request.headers.append(name.clone(), value);
+            put(exchange, name, value)?;
+        } else if let Some(header) = headers::name(name) {
+            let request = &mut exchange.request.headers;
+            let mut values = headers::values(value);
+            if !request.contains_key(&header) && name.contains(&b'_') {
+                // Kong finds the header of this name with dashes too, and repeats its values.
+                let dashed: Vec<_> = name.iter().map(|&byte| if byte == b'_' { b'-' } else { byte }).collect();
+                let known: Option<Vec<_>> =
+                    headers::name(&dashed).map(|dashed| request.get_all(dashed).iter().cloned().collect());
+                values.splice(..0, known.unwrap_or_default());
             }
+            headers::add(request, &header, values, Side::Request)?;
         }
         Ok(Outcome::nothing())
     })())
@@ -310,6 +334,9 @@ fn add_header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
 fn clear_header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
     raising(string(args, 0, "header must be a string").map(|name| {
         if let Some(name) = headers::name(name) {
+            if name == header::HOST {
+                exchange.request.host = SERVER_NAME.to_owned();
+            }
             exchange.request.headers.remove(name);
         }
         Outcome::nothing()
@@ -323,7 +350,7 @@ fn set_headers(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
         headers::room(&exchange.request.headers)?;
         if let Value::Map(entries) = table {
             for (name, value) in entries.iter().filter(|(_, value)| !value.is_nil()) {
-                put(exchange, name.as_bytes(), value);
+                put(exchange, name.as_bytes(), value)?;
             }
         }
         Ok(Outcome::nothing())
@@ -373,7 +400,7 @@ fn set_body(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
                 }
             },
         };
-        let (body, content_type) = encode_body(exchange, &lua::stored(table.clone()), &mime)?;
+        let (body, content_type) = encode_body(exchange, table, &mime)?;
         if let Some(need) = read_first(exchange) {
             return Ok(need);
         }
@@ -385,13 +412,14 @@ fn set_body(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
 
 /// The body that a table makes in a format, and its Content-Type.
 fn encode_body(exchange: &Exchange, table: &Value, mime: &Bytes) -> Result<(Bytes, Bytes), String> {
+    let stored = lua::stored(table.clone());
     let bare = mime.split(|&byte| byte == b';').next().unwrap_or_default();
     if bare == body::FORM.as_bytes() {
-        Ok((query::encode_sorted(table)?.into(), mime.clone()))
+        Ok((query::encode_sorted(&stored)?.into(), mime.clone()))
     } else if bare == body::JSON.as_bytes() {
-        Ok((json::encode(table, 16, EmptyList::Object)?, mime.clone()))
+        Ok((json::encode(&lua::encodable(table)?, 16, EmptyList::Object)?, mime.clone()))
     } else if bare == body::MULTIPART.as_bytes() {
-        let entries: &[(String, Value)] = match table {
+        let entries: &[(String, Value)] = match &stored {
             Value::Map(entries) => entries,
             Value::List(items) if items.is_empty() => &[],
             _ => return Err("invalid key \"1\": got number, expected string".to_owned()),

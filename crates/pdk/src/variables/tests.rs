@@ -45,6 +45,18 @@ fn variables_of_a_request() {
 }
 
 #[test]
+fn headers_of_the_way_here_are_empty_until_the_request_is_routed() {
+    let mut exchange = exchange();
+    let value = |exchange: &Exchange, name| variable(exchange, name).map(|value| value.into_owned());
+    for name in ["upstream_x_forwarded_for", "upstream_x_forwarded_path", "upstream_via", "upstream_te"] {
+        assert_eq!(value(&exchange, name).as_deref(), Some(&b""[..]), "{name}");
+    }
+    exchange.upstream.hop_headers = vec![("x_forwarded_for", "192.0.2.1".to_owned())];
+    assert_eq!(value(&exchange, "upstream_x_forwarded_for").as_deref(), Some(&b"192.0.2.1"[..]));
+    assert_eq!(value(&exchange, "upstream_via").as_deref(), Some(&b""[..]));
+}
+
+#[test]
 fn times_are_in_nginx_form() {
     let exchange = exchange();
     let text = |name| String::from_utf8(variable(&exchange, name).unwrap().to_vec()).unwrap();

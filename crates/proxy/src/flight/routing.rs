@@ -79,6 +79,7 @@ impl Flight {
             return None;
         }
         forwarded::choose_upstream(&mut self.exchange, &entry, upstream_path);
+        self.exchange.upstream.hop_headers = forwarded.variables(&self.exchange, self.is_upgrade());
         Some((entry, forwarded))
     }
 

@@ -91,6 +91,21 @@ fn a_header_that_looks_like_several_is_under_the_limit() {
 }
 
 #[test]
+fn in_log_headers_are_those_that_were_saved() {
+    let exchange = &mut exchange();
+    for value in ["a=1", "b=2"] {
+        exchange.request.headers.append("cookie", HeaderValue::from_static(value));
+    }
+    gives(exchange, "kong.request.get_header", r#"["cookie"]"#, r#""a=1; b=2""#);
+    exchange.phase = Phase::Log;
+    gives(exchange, "kong.request.get_header", r#"["cookie"]"#, r#""a=1""#);
+    for name in ["kong.request.get_header", "kong.response.get_header"] {
+        gives(exchange, name, "[5]", "null");
+        raises(exchange, name, "[]", "bad argument #1 to 'lower' (string expected, got nil)");
+    }
+}
+
+#[test]
 fn bodies() {
     let exchange = &mut exchange();
     let mut check = |content_type: &'static str, body: &'static str, arguments: &str, result: &str| {

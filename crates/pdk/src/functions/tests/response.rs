@@ -194,6 +194,51 @@ fn error_answers() {
 }
 
 #[test]
+fn the_page_of_an_error_is_chosen_by_the_header_in_its_usual_spelling() {
+    let exchange = &mut exchange();
+    for (header, content_type) in [("Content-Type", "text/plain"), ("content-type", "application/json; charset=utf-8")]
+    {
+        let arguments = args(&format!(r#"[400, "m", {{"{header}": "text/plain"}}]"#));
+        assert_eq!(call(exchange, "kong.response.error", &arguments), Outcome::Exit);
+        assert_eq!(exchange.exit.as_ref().unwrap().headers["content-type"], content_type);
+    }
+}
+
+#[test]
+fn holes_in_a_list_are_null() {
+    let exchange = &mut exchange();
+    assert_eq!(call(exchange, "kong.response.exit", &args("[200, [1,null,3,null]]")), Outcome::Exit);
+    assert_eq!(exchange.exit.as_ref().unwrap().body, ExitBody::Bytes("[1,null,3]".into()));
+    let sparse = args("[200, [null,null,null,null,null,null,null,null,null,null,1]]");
+    assert!(matches!(call(exchange, "kong.response.exit", &sparse), Outcome::Raise(_)));
+}
+
+#[test]
+fn what_cannot_be_a_length_is_an_error() {
+    let exchange = &mut exchange();
+    for (name, arguments) in [
+        ("set_header", r#"["Content-Length", "x"]"#),
+        ("add_header", r#"["Content-Length", ""]"#),
+        ("set_headers", r#"[{"Content-Length": -1}]"#),
+        ("exit", r#"[200, "x", {"Content-Length": "1.5"}]"#),
+    ] {
+        raises(exchange, &format!("kong.response.{name}"), arguments, "failed to set header");
+    }
+}
+
+#[test]
+fn an_answer_that_fails_halfway_leaves_its_headers() {
+    let exchange = &mut exchange();
+    raises(
+        exchange,
+        "kong.response.exit",
+        r#"[403, {"message": "no"}, {"Content-Type": "application/grpc"}]"#,
+        "table body encoding with gRPC is not supported",
+    );
+    assert_eq!(exchange.response.headers, headers(&[("content-type", "application/grpc"), ("grpc-status", "7")]));
+}
+
+#[test]
 fn grpc_answers() {
     let exchange = &mut exchange();
     exchange.request.version = crate::exchange::HttpVersion::Http2;

@@ -193,3 +193,43 @@ fn tls_towards_the_upstream_of_a_stream() {
     gives(exchange, name, "[]", "true");
     assert_eq!(exchange.upstream.scheme, "tcp");
 }
+
+#[test]
+fn headers_that_nginx_knows_have_one_value() {
+    let exchange = &mut exchange();
+    for (name, value) in [("user-agent", "ua"), ("x-in", "1"), ("x-in", "2")] {
+        exchange.request.headers.append(name, HeaderValue::from_static(value));
+    }
+    for (name, arguments) in [
+        ("add_header", r#"["User-Agent", "mine"]"#),
+        ("set_header", r#"["Referer", ["a", "b"]]"#),
+        ("add_header", r#"["X_In", "3"]"#),
+        ("add_header", r#"["X-In", 4]"#),
+    ] {
+        gives(exchange, &format!("kong.service.request.{name}"), arguments, "null");
+    }
+    let values = |name: &str| {
+        let values = exchange.request.headers.get_all(name).iter();
+        values.map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(values("user-agent"), ["mine"]);
+    assert_eq!(values("referer"), ["b"]);
+    assert_eq!(values("x-in"), ["1", "2", "4"]);
+    assert_eq!(values("x_in"), ["1", "2", "3"]);
+}
+
+#[test]
+fn headers_that_cannot_be_set() {
+    let exchange = &mut exchange();
+    for (name, value) in
+        [("Content-Length", r#""x""#), ("Host", r#""a/b""#), ("Host", r#""a..b""#), ("host", r#"":80""#)]
+    {
+        let arguments = format!(r#"["{name}", {value}]"#);
+        raises(exchange, "kong.service.request.set_header", &arguments, "failed to set header");
+        raises(exchange, "kong.service.request.add_header", &arguments, "failed to set header");
+    }
+    gives(exchange, "kong.service.request.set_header", r#"["Host", "[::1]:80"]"#, "null");
+    gives(exchange, "kong.request.get_host", "[]", r#""[::1]""#);
+    gives(exchange, "kong.service.request.clear_header", r#"["host"]"#, "null");
+    gives(exchange, "kong.request.get_host", "[]", r#""kong""#);
+}
