@@ -384,10 +384,35 @@ fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
     flight.connection.closing.set(closes || flight.exchange.request.version == HttpVersion::Http10);
     if closes && !flight.connection.http2 {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    } else if !flight.connection.http2 {
+        let goes_on = flight.keeps_alive() && flight.exchange.request.version != HttpVersion::Http10;
+        put_own_connection_first(answer.headers_mut(), if goes_on { "keep-alive" } else { "close" });
     }
     split_connection(flight, answer.headers_mut());
     flight.exchange.phase = if proxied { Phase::Response } else { flight.exchange.phase };
     answer
+}
+
+/// What plugins say in Connection stands beside what the gateway says, as in nginx.
+fn put_own_connection_first(headers: &mut HeaderMap, own: &'static str) {
+    let said: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+    if said.is_empty() {
+        return;
+    }
+    headers.insert(header::CONNECTION, HeaderValue::from_static(own));
+    for value in said {
+        headers.append(header::CONNECTION, value);
+    }
+}
+
+/// Takes back the Connection that plugins were shown; what they made of it stays.
+pub(crate) fn take_back_connection(headers: &mut HeaderMap, shown: &HeaderValue) {
+    let mut said = headers.get_all(header::CONNECTION).iter().cloned().collect::<Vec<_>>().into_iter().peekable();
+    said.next_if_eq(shown);
+    headers.remove(header::CONNECTION);
+    for value in said {
+        headers.append(header::CONNECTION, value);
+    }
 }
 
 /// Several values of Connection stand in a line each, as nginx writes them; hyper would join them.
@@ -454,5 +479,29 @@ fn title_case(bytes: &mut Vec<u8>, name: &str) {
     for byte in name.bytes() {
         bytes.push(if start { byte.to_ascii_uppercase() } else { byte });
         start = byte == b'-';
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_says_what_the_gateway_says_and_what_plugins_say() {
+        let keep_alive = HeaderValue::from_static("keep-alive");
+        for (said, expect) in [
+            (&["keep-alive"][..], &[][..]),
+            (&[], &[]),
+            (&["close"], &["keep-alive", "close"]),
+            (&["keep-alive", "x"], &["keep-alive", "x"]),
+        ] {
+            let mut headers = HeaderMap::new();
+            for value in said {
+                headers.append(header::CONNECTION, HeaderValue::from_static(value));
+            }
+            take_back_connection(&mut headers, &keep_alive);
+            put_own_connection_first(&mut headers, "keep-alive");
+            assert!(headers.get_all(header::CONNECTION).iter().eq(expect), "{said:?}");
+        }
     }
 }

@@ -471,7 +471,7 @@ impl Flight {
         self.exchange.response.body = Some(body);
         // nginx tells plugins of it as it tells the client.
         let connection = HeaderValue::from_static(if self.keeps_alive() { "keep-alive" } else { "close" });
-        self.exchange.response.headers.insert(header::CONNECTION, connection);
+        self.exchange.response.headers.insert(header::CONNECTION, connection.clone());
         self.exchange.phase = Phase::Response;
         let begun = self.clock();
         for index in 0..self.collected.len() {
@@ -481,7 +481,7 @@ impl Flight {
             }
         }
         self.timed(&["response"], begun);
-        self.exchange.response.headers.remove(header::CONNECTION);
+        answer::take_back_connection(&mut self.exchange.response.headers, &connection);
         End::Gateway
     }
 

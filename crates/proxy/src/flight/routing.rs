@@ -87,8 +87,7 @@ impl Flight {
         let upgrade = |flight: &mut Self, message: &str, to: &'static str| {
             flight.error(426, message);
             if let Some(exit) = &mut flight.exchange.exit {
-                exit.headers.append(header::CONNECTION, HeaderValue::from_static("keep-alive"));
-                exit.headers.append(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+                exit.headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
                 exit.headers.insert(header::UPGRADE, HeaderValue::from_static(to));
             }
         };
