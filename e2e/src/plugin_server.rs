@@ -52,7 +52,9 @@ pub enum Handshake {
 impl From<Handshake> for PluginServer {
     fn from(handshake: Handshake) -> Self {
         match handshake {
-            Handshake::Python => python("handshake-py", handshake.plugin(), "e2e/plugins/handshake/python/handshake.py"),
+            Handshake::Python => {
+                python("handshake-py", handshake.plugin(), "e2e/plugins/handshake/python/handshake.py")
+            }
             Handshake::JavaScript => node("handshake-js", handshake.plugin(), "e2e/plugins/handshake/node"),
         }
     }

@@ -4,7 +4,7 @@ use nix::sys::signal::Signal;
 use rustls::SignatureScheme;
 use serde_json::{Value, json};
 use silverback_e2e::{
-    Connection, Gate, Gateway, Handshake, Running, Step, TlsClient, Upstream, free_port,
+    Connection, Gate, Gateway, Handshake, Running, Step, TlsClient, Upstream,
     pki::{Authority, Identity},
     run_silverback,
 };
@@ -45,15 +45,13 @@ async fn the_server_name_chooses_the_certificate() {
 #[tokio::test]
 async fn the_admin_api_shows_a_certificate_of_its_own() {
     let identity = Identity::by_itself("admin.test");
-    let port = free_port();
     let gateway = Gateway::new()
-        .environment("KONG_ADMIN_LISTEN", &format!("127.0.0.1:{port} ssl"))
+        .admin_flag("ssl")
         .environment("KONG_ADMIN_SSL_CERT", &identity.cert)
         .environment("KONG_ADMIN_SSL_CERT_KEY", &identity.key)
         .start()
         .await;
-    let client = TlsClient::new(([127, 0, 0, 1], port).into());
-    let (_, agreed) = client.connect("admin.test").await.unwrap();
+    let (_, agreed) = TlsClient::new(gateway.admin_address()).connect("admin.test").await.unwrap();
     assert_eq!(agreed.certificate, identity.der());
     // The text is still whole where a reload reads it.
     let reload = gateway.command(&["reload"]).await;
