@@ -11,7 +11,7 @@ SOAK_SECONDS ?= 600
 .PHONY: help demo test unit e2e lint fmt deny build bench chaos soak upgrades fuzz clean
 
 help: ## these lines
-	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 15
 
 demo: ## set up, build, start the gateway with four plugins, show what each of them does
 	scripts/setup demo

@@ -33,6 +33,7 @@ pub struct Gateway {
     more_plugins: String,
     daemon: bool,
     listen_flags: String,
+    admin_flags: String,
     proxy_port: Option<u16>,
 }
 
@@ -67,6 +68,7 @@ impl Gateway {
             more_plugins: String::new(),
             daemon: false,
             listen_flags: String::new(),
+            admin_flags: String::new(),
             proxy_port: None,
         }
     }
@@ -98,6 +100,12 @@ impl Gateway {
     /// A flag of every address of `proxy_listen`.
     pub fn listen_flag(mut self, flag: &str) -> Self {
         self.listen_flags += &format!(" {flag}");
+        self
+    }
+
+    /// A flag of `admin_listen`.
+    pub fn admin_flag(mut self, flag: &str) -> Self {
+        self.admin_flags += &format!(" {flag}");
         self
     }
 
@@ -176,7 +184,7 @@ impl Gateway {
                  {clear_http2} http2 reuseport{flags}",
                 flags = self.listen_flags
             ),
-            format!("admin_listen = {admin}"),
+            format!("admin_listen = {admin}{}", self.admin_flags),
             format!("status_listen = {status}"),
             format!("plugins = {}", [&["bundled"], plugins.as_slice()].concat().join(",") + &self.more_plugins),
         ];
@@ -243,6 +251,11 @@ impl Running {
     /// The answer to a GET with more headers.
     pub async fn get_with(&self, path: &str, headers: &[&str]) -> Response {
         self.connect().await.get(path, headers).await
+    }
+
+    /// The address of the Admin API.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
     }
 
     /// The answer of the Admin API to a GET.

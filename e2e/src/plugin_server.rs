@@ -1,4 +1,5 @@
-//! Plugin servers to run: those of `examples/`, and the trial plugins of `e2e/plugins/`, which do what their configuration says.
+//! Plugin servers to run: those of `examples/`, and those of `e2e/plugins/`. What `trial` and `calls` do, their configuration
+//! says; `handshake` has the certificate phase, and `chaos` does what a plugin must not.
 
 use std::path::Path;
 
@@ -51,8 +52,10 @@ pub enum Handshake {
 impl From<Handshake> for PluginServer {
     fn from(handshake: Handshake) -> Self {
         match handshake {
-            Handshake::Python => python("handshake-py", handshake.plugin(), "e2e/plugins/python/handshake.py"),
-            Handshake::JavaScript => node("handshake-js", handshake.plugin(), "e2e/plugins/node-handshake"),
+            Handshake::Python => {
+                python("handshake-py", handshake.plugin(), "e2e/plugins/handshake/python/handshake.py")
+            }
+            Handshake::JavaScript => node("handshake-js", handshake.plugin(), "e2e/plugins/handshake/node"),
         }
     }
 }
@@ -120,8 +123,8 @@ impl From<Trial> for PluginServer {
     fn from(trial: Trial) -> Self {
         match trial {
             Trial::Go => go("trial-go", "trial-go"),
-            Trial::Python => python("trial-py", "trial-py", "e2e/plugins/python/trial.py"),
-            Trial::JavaScript => node("trial-js", "trial-js", "e2e/plugins/node"),
+            Trial::Python => python("trial-py", "trial-py", "e2e/plugins/trial/python/trial.py"),
+            Trial::JavaScript => node("trial-js", "trial-js", "e2e/plugins/trial/node"),
         }
     }
 }
@@ -149,7 +152,7 @@ impl Trial {
         let (from, to) = (existing(self.source()), self.installed(directory));
         let (from, to) = match self {
             // its server is told the directory
-            Self::JavaScript => (existing("e2e/plugins/node"), directory.to_path_buf()),
+            Self::JavaScript => (existing("e2e/plugins/trial/node"), directory.to_path_buf()),
             Self::Go | Self::Python => (from, to),
         };
         let to = to.display().to_string();
@@ -181,8 +184,8 @@ impl Trial {
     fn source(self) -> &'static str {
         match self {
             Self::Go => ".tools/bin/trial-go",
-            Self::Python => "e2e/plugins/python/trial.py",
-            Self::JavaScript => "e2e/plugins/node/trial-js.js",
+            Self::Python => "e2e/plugins/trial/python/trial.py",
+            Self::JavaScript => "e2e/plugins/trial/node/trial-js.js",
         }
     }
 

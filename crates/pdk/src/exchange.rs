@@ -184,7 +184,7 @@ pub struct Wishes {
     pub buffer_response: bool,
     /// `kong.client.tls.set_client_verify`: stands for `$ssl_client_verify` in the log entry.
     pub client_verify: Option<String>,
-    /// `kong.service.set_tls_verify_depth`.
+    /// `kong.service.set_tls_verify_depth`; until that the service's `tls_verify_depth`.
     pub upstream_tls_verify_depth: Option<u32>,
     /// `kong.client.tls.request_client_certificate`, in the `certificate` phase.
     pub request_client_certificate: bool,
@@ -448,7 +448,7 @@ pub struct Exit {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExitBody {
-    /// No body was given: with 404, 500 and other error statuses the proxy sends its own page (PDK-FACTS 14).
+    /// No body was given: with 404, 500 and other error statuses the proxy sends its own page.
     None,
     Bytes(Bytes),
     /// The gateway's error page in the format that the client asked for: the message.

@@ -26,6 +26,7 @@ use tokio::{
 use crate::{
     flight,
     header_case::{Announced, HeaderCase},
+    linger::{SILENCE, linger},
     prefixed::Prefixed,
     proxy_protocol,
     sanitiser::{self, Sanitised},
@@ -194,10 +195,6 @@ const GOODBYE: Duration = Duration::from_secs(5);
 /// in practice.
 const MAX_HEADERS: usize = 512;
 
-/// nginx's `lingering_timeout` and `lingering_time`.
-const LINGERING_TIMEOUT: Duration = Duration::from_secs(5);
-const LINGERING_TIME: Duration = Duration::from_secs(30);
-
 /// Serves a connection to its end. Each step is boxed: a connection that waits, as most do, holds what its own step needs
 /// and not what the largest would.
 pub(crate) async fn serve<S>(worker: Rc<Worker>, socket: S, from: From, kind: Kind)
@@ -329,11 +326,11 @@ where
         let answer = flight::refuse(worker, &connection, &refused);
         let mut wire = wire;
         if heard && wire.write_all(&answer).await.is_ok() {
-            linger(&mut wire).await;
+            close_gently(&mut wire).await;
         }
     } else if unfinished {
         let mut wire = wire;
-        linger(&mut wire).await;
+        close_gently(&mut wire).await;
     } else {
         close(wire).await;
     }
@@ -421,25 +418,16 @@ pub(crate) struct ClientLeft;
 
 /// Closes its own end and reads on for a while, so that what the client still sends does not make the kernel
 /// throw away the answer that it has not read (nginx's `lingering_close`).
-async fn linger<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Sanitised<S>) {
+async fn close_gently<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Sanitised<S>) {
     if wire.shutdown_socket().await.is_err() {
         return;
     }
-    let reading = async {
-        let mut scratch = vec![0; 16 * 1024];
-        loop {
-            match tokio::time::timeout(LINGERING_TIMEOUT, wire.read_socket(&mut scratch)).await {
-                Ok(Ok(n)) if n > 0 => {}
-                _ => return,
-            }
-        }
-    };
-    let _ = tokio::time::timeout(LINGERING_TIME, reading).await;
+    linger(async |scratch: &mut [u8]| wire.read_socket(scratch).await).await;
 }
 
 async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut wire: Sanitised<S>) {
     // TLS says goodbye; a client that does not listen is not waited for.
-    let _ = tokio::time::timeout(LINGERING_TIMEOUT, wire.shutdown_socket()).await;
+    let _ = tokio::time::timeout(SILENCE, wire.shutdown_socket()).await;
 }
 
 /// Counts a request whose stream is reset while its answer is awaited.

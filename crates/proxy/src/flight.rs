@@ -163,7 +163,6 @@ impl Flight {
         generation: &Generation,
         exchange: Box<Exchange>,
     ) -> Box<Self> {
-        let globals = generation.plugins.globals();
         Box::new(Self {
             profile: Arc::clone(&generation.profile),
             exchange,
@@ -172,7 +171,7 @@ impl Flight {
             body_error: None,
             spelling: http::Extensions::new(),
             // Until a route is found, the global configurations are the ones that will log.
-            collected: (0..globals.len()).filter_map(|index| globals.resolve(index, None).cloned()).collect(),
+            collected: generation.plugins.globals().without_consumer(),
             upgrade: None,
             proxied: false,
             closes: false,

@@ -13,6 +13,7 @@ mod flight;
 mod forwarded;
 mod generation;
 mod header_case;
+mod linger;
 mod listener;
 mod metrics;
 mod plugin_run;

@@ -162,7 +162,7 @@ fn reply(outcome: Outcome) -> Reply {
         Outcome::Done(done) => Reply::Return(done),
         Outcome::Exit => Reply::Exit,
         Outcome::Raise(why) => Reply::Raise(why),
-        // What is not there answers nil (PDK-FACTS 2); a Go plugin's call of it has no message to answer with, and
+        // What is not there answers nil, as in Kong; a Go plugin's call of it has no message to answer with, and
         // fails in its codec. A need left over is one that cannot be met.
         Outcome::Unknown | Outcome::Need(_) => Reply::Return(Return::default()),
     }

@@ -166,6 +166,11 @@ impl RoutePlugins {
         }
     }
 
+    /// What runs while no consumer is known, in order.
+    pub(crate) fn without_consumer(&self) -> Vec<Arc<Configured>> {
+        (0..self.len()).filter_map(|index| self.resolve(index, None).cloned()).collect()
+    }
+
     /// Whether any plugin has a handler for this phase.
     pub(crate) fn any(&self, phase: Phase) -> bool {
         self.0.iter().any(|candidate| candidate.entry.phases.contains(phase))

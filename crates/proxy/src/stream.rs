@@ -35,6 +35,7 @@ use self::{
 };
 use crate::{
     connection::{From, Kind, Origin},
+    linger::{SILENCE, linger},
     prefixed::Prefixed,
     proxy_protocol, surroundings,
     tls::{
@@ -49,10 +50,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// nginx's `proxy_protocol_timeout`.
 const PROXY_PROTOCOL_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// nginx's `lingering_timeout` and `lingering_time`.
-const LINGERING_TIMEOUT: Duration = Duration::from_secs(5);
-const LINGERING_TIME: Duration = Duration::from_secs(30);
 
 /// Serves a TCP connection to its end.
 pub(crate) async fn serve<S>(worker: Rc<Worker>, socket: S, from: From, kind: Kind)
@@ -148,7 +145,7 @@ where
         }
         session.finish(status);
         if written {
-            linger(&mut client).await;
+            linger(async |scratch: &mut [u8]| client.read(scratch).await).await;
         }
         return;
     }
@@ -173,25 +170,10 @@ where
     // The upstream broke, or said all and broke then: what it said is still on its way to a client that may yet be
     // sending. An abrupt end would throw it away.
     if matches!(ended, Ended::UpstreamFailed(_))
-        && matches!(tokio::time::timeout(LINGERING_TIMEOUT, client.shutdown()).await, Ok(Ok(())))
+        && matches!(tokio::time::timeout(SILENCE, client.shutdown()).await, Ok(Ok(())))
     {
-        linger(&mut client).await;
+        linger(async |scratch: &mut [u8]| client.read(scratch).await).await;
     }
-}
-
-/// Reads on for a while after the gateway's last word, so that what the client still sends does not make the kernel
-/// throw away what it has not read (nginx's `lingering_close`).
-async fn linger<S: AsyncRead + Unpin>(client: &mut S) {
-    let reading = async {
-        let mut scratch = vec![0; 4096];
-        loop {
-            match tokio::time::timeout(LINGERING_TIMEOUT, client.read(&mut scratch)).await {
-                Ok(Ok(n)) if n > 0 => {}
-                _ => return,
-            }
-        }
-    };
-    let _ = tokio::time::timeout(LINGERING_TIME, reading).await;
 }
 
 fn log(level: Level, message: fmt::Arguments<'_>, origin: &Origin) {

@@ -43,6 +43,22 @@ async fn the_server_name_chooses_the_certificate() {
 }
 
 #[tokio::test]
+async fn the_admin_api_shows_a_certificate_of_its_own() {
+    let identity = Identity::by_itself("admin.test");
+    let gateway = Gateway::new()
+        .admin_flag("ssl")
+        .environment("KONG_ADMIN_SSL_CERT", &identity.cert)
+        .environment("KONG_ADMIN_SSL_CERT_KEY", &identity.key)
+        .start()
+        .await;
+    let (_, agreed) = TlsClient::new(gateway.admin_address()).connect("admin.test").await.unwrap();
+    assert_eq!(agreed.certificate, identity.der());
+    // The text is still whole where a reload reads it.
+    let reload = gateway.command(&["reload"]).await;
+    assert_eq!(reload.status, Some(0), "{reload:?}");
+}
+
+#[tokio::test]
 async fn the_client_chooses_between_rsa_and_ecdsa() {
     let gateway = Gateway::new().start().await;
     let file = |name: &str| {

@@ -7,7 +7,7 @@ use crate::{Value, lua, value::readable};
 /// Appends a value.
 ///
 /// Text that is not UTF-8 goes out readable (Python's unpacker refuses it), [`Value::Binary`] as it is. An empty map
-/// goes out as an empty list: in Lua they are the same (PDK-FACTS 4). A float without fraction goes out as an integer.
+/// goes out as an empty list: in Lua they are the same. A float without fraction goes out as an integer.
 pub fn put_value(value: &Value, out: &mut BytesMut) {
     match value {
         Value::Nil => out.put_u8(0xc0),
@@ -58,7 +58,7 @@ pub(super) fn put_multi_map(value: &Value, out: &mut BytesMut) {
     }
 }
 
-/// The captures of a route's path: the unnamed ones are a map that starts with 0, the whole match (PDK-FACTS 5).
+/// The captures of a route's path: the unnamed ones are a map that starts with 0, the whole match.
 pub(super) fn put_uri_captures(value: &Value, out: &mut BytesMut) {
     let Value::Map(fields) = value else { return put_value(value, out) };
     put_map_header(fields.len(), out);

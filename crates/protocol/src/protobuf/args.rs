@@ -59,7 +59,7 @@ pub(super) fn decode(input: Message, bytes: Bytes) -> Result<Vec<Value>, Error> 
     })
 }
 
-/// Lua's `a or b` chain in Kong loses a false and shows a null by the name of its enum value (PDK-FACTS 6).
+/// Lua's `a or b` chain in Kong loses a false and shows a null by the name of its enum value.
 fn value(value: prost_types::Value) -> Value {
     match value.kind {
         None | Some(Kind::BoolValue(false)) => Value::Nil,

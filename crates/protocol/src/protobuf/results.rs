@@ -139,7 +139,7 @@ fn raw_body(result: &Return) -> schema::RawBodyResult {
     schema::RawBodyResult { kind: Some(kind) }
 }
 
-/// The whole match, which MessagePack plugins get as number 0, is not among the captures here (PDK-FACTS 5).
+/// The whole match, which MessagePack plugins get as number 0, is not among the captures here.
 fn uri_captures(value: &Value) -> schema::UriCapturesResult {
     let unnamed = match value.field("unnamed") {
         Value::List(items) => items.iter().skip(1).map(bytes).collect(),

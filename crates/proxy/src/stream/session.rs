@@ -66,8 +66,7 @@ impl Session {
         let generation = worker.shared.generation.load_full();
         let exchange = request::of_connection(origin, &generation, Subsystem::Stream, Phase::Preread, None);
         // Until a route is found, the global configurations are the ones that will log.
-        let globals = generation.stream_plugins.globals();
-        let collected = (0..globals.len()).filter_map(|index| globals.resolve(index, None).cloned()).collect();
+        let collected = generation.stream_plugins.globals().without_consumer();
         Self {
             worker: Rc::clone(worker),
             exchange,
@@ -108,6 +107,7 @@ impl Session {
                 tls_verify: service.tls_verify,
                 ..UpstreamChoice::default()
             };
+            self.exchange.wishes.upstream_tls_verify_depth = service.tls_verify_depth;
         }
         Ok(Routed { entry, upstreams: Arc::clone(&generation.upstreams), client_tls: generation.client_tls.clone() })
     }

@@ -16,8 +16,7 @@ use crate::upstream::{
     connect::ConnectError,
     hash_input,
     health::Outcome,
-    send::server_name,
-    tls::{Asked, TlsError},
+    tls::{Asked, TlsError, server_name},
 };
 
 /// A connection to an upstream.
@@ -32,18 +31,7 @@ pub(super) async fn connect(session: &mut Session, routed: &Routed) -> Result<Up
     let passes_through = session.exchange.stream.hello.is_some();
     let tls = session.exchange.upstream.scheme == "tls" && !passes_through;
     let chosen = session.exchange.upstream.host_header.clone();
-    let service = session.exchange.matched.as_ref().and_then(|matched| matched.service.as_ref());
-    let choice = routed.client_tls.choose(&Asked {
-        service: service.map(|service| service.id),
-        upstream: &session.exchange.upstream.host,
-        verify: session.exchange.upstream.tls_verify,
-        depth: session
-            .exchange
-            .wishes
-            .upstream_tls_verify_depth
-            .or_else(|| service.and_then(|service| service.tls_verify_depth)),
-        grpc: false,
-    });
+    let choice = routed.client_tls.choose(&Asked::of(&session.exchange, false));
     attempts(session, routed, async |address, entity| {
         let socket = TcpStream::connect(address.socket).await.map_err(ConnectError::Refused)?;
         // Nagle's algorithm would hold small pieces back.

@@ -158,7 +158,7 @@ async fn certificate_phase(
         ..TlsInfo::default()
     };
     let mut exchange = request::of_connection(origin, generation, subsystem, Phase::Certificate, Some(Arc::new(tls)));
-    let handlers: Vec<_> = (0..globals.len()).filter_map(|index| globals.resolve(index, None).cloned()).collect();
+    let handlers = globals.without_consumer();
     let (tell, told) = oneshot::channel();
     let running = Rc::clone(worker);
     // On its own: an exchange with a plugin server must come to its end, whether or not the client waits for it.

@@ -14,7 +14,7 @@ use super::{
     health::Outcome,
     http2::{Stream, Turn},
     pool::{Connection, Key, Lease, Pool, TlsKey},
-    tls::{Asked, ClientTls, TlsError},
+    tls::{Asked, ClientTls, TlsError, server_name},
 };
 use crate::{
     body::{BodyStalled, BodyTooLarge, ClientRequestBody, FileBody, Progress, UpstreamRequestBody},
@@ -269,15 +269,7 @@ async fn attempt(
 
 /// What is told to TLS; a part of what connections are shared by.
 fn tls_key(flight: &Flight, tls: &ClientTls, speech: Speech, host: &str) -> TlsKey {
-    let exchange = &flight.exchange;
-    let asked = Asked {
-        service: exchange.matched.as_ref().and_then(|matched| matched.service.as_ref()).map(|service| service.id),
-        upstream: &exchange.upstream.host,
-        verify: exchange.upstream.tls_verify,
-        depth: exchange.wishes.upstream_tls_verify_depth,
-        grpc: speech.http2,
-    };
-    TlsKey { server_name: server_name(host), choice: tls.choose(&asked) }
+    TlsKey { server_name: server_name(host), choice: tls.choose(&Asked::of(&flight.exchange, speech.http2)) }
 }
 
 async fn over_http1(
@@ -525,15 +517,6 @@ fn host_header(chosen: &str, address: &Address, upstream: Option<&Upstream>, sec
     if address.port == default_port { host } else { format!("{host}:{}", address.port) }
 }
 
-/// The name that TLS asks for: the Host header without its port (`proxy_ssl_name`).
-pub(crate) fn server_name(host: &str) -> String {
-    let name = match host.rfind(':') {
-        Some(colon) if !host.ends_with(']') => &host[..colon],
-        _ => host,
-    };
-    name.trim_start_matches('[').trim_end_matches(']').to_owned()
-}
-
 /// The body for one attempt: what was read can be sent again, what still comes from the client only once.
 async fn body(flight: &mut Flight) -> std::io::Result<(UpstreamRequestBody, Progress)> {
     let progress = Progress::new(!matches!(flight.exchange.request.body, RequestBody::File(..) | RequestBody::Unread));
@@ -567,7 +550,7 @@ fn whole(bytes: Bytes) -> UpstreamRequestBody {
 mod tests {
     use std::time::Duration;
 
-    use super::{Address, Progress, host_header, in_time, server_name};
+    use super::{Address, Progress, host_header, in_time};
 
     const WRITE: Duration = Duration::from_secs(5);
     const READ: Duration = Duration::from_secs(60);
@@ -608,14 +591,6 @@ mod tests {
             ("", address("::1", 8000), false, "[::1]:8000"),
         ] {
             assert_eq!(host_header(chosen, &target, None, secure), expect);
-        }
-    }
-
-    #[test]
-    fn tls_asks_for_the_name_alone() {
-        for (host, expect) in [("a.test:8443", "a.test"), ("a.test", "a.test"), ("[::1]:8443", "::1"), ("[::1]", "::1")]
-        {
-            assert_eq!(server_name(host), expect);
         }
     }
 }

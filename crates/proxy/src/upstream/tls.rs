@@ -24,6 +24,7 @@ use silverback_config::{
     settings::{UpstreamTls, UpstreamVerification},
 };
 use silverback_model::{Id, Service, Snapshot};
+use silverback_pdk::Exchange;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -94,6 +95,20 @@ pub(crate) struct Asked<'a> {
     pub(crate) depth: Option<u32>,
     /// gRPC: HTTP/2.
     pub(crate) grpc: bool,
+}
+
+impl<'a> Asked<'a> {
+    /// What a request's or stream's service and plugins say.
+    pub(crate) fn of(exchange: &'a Exchange, grpc: bool) -> Self {
+        let service = exchange.matched.as_ref().and_then(|matched| matched.service.as_ref());
+        Self {
+            service: service.map(|service| service.id),
+            upstream: &exchange.upstream.host,
+            verify: exchange.upstream.tls_verify,
+            depth: exchange.wishes.upstream_tls_verify_depth,
+            grpc,
+        }
+    }
 }
 
 /// Why there is no TLS on a connection, in nginx's words.
@@ -308,5 +323,27 @@ impl ClientCertificate {
         digest.update(key);
         let digest = digest.finish().as_ref().try_into().unwrap_or_default();
         Ok(Arc::new(Self { key: Arc::new(certified), digest }))
+    }
+}
+
+/// The name that TLS asks for: the Host header without its port (`proxy_ssl_name`).
+pub(crate) fn server_name(host: &str) -> String {
+    let name = match host.rfind(':') {
+        Some(colon) if !host.ends_with(']') => &host[..colon],
+        _ => host,
+    };
+    name.trim_start_matches('[').trim_end_matches(']').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::server_name;
+
+    #[test]
+    fn tls_asks_for_the_name_alone() {
+        for (host, expect) in [("a.test:8443", "a.test"), ("a.test", "a.test"), ("[::1]:8443", "::1"), ("[::1]", "::1")]
+        {
+            assert_eq!(server_name(host), expect);
+        }
     }
 }
