@@ -86,8 +86,8 @@ const OUTCOMES: [&str; 11] = [
     "deadline",
     "closed",
     "protocol",
+    "wrong_call",
     "raised",
-    "error",
     "busy",
     "breaker_open",
 ];
@@ -284,8 +284,8 @@ mod tests {
             (FailureKind::Deadline, "deadline"),
             (FailureKind::Closed, "closed"),
             (FailureKind::Protocol, "protocol"),
-            (FailureKind::Raised, "raised"),
-            (FailureKind::Server, "error"),
+            (FailureKind::Raised, "wrong_call"),
+            (FailureKind::Server, "raised"),
             (FailureKind::Busy, "busy"),
             (FailureKind::BreakerOpen, "breaker_open"),
         ] {

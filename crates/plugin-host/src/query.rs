@@ -51,6 +51,20 @@ pub enum QueryError {
     NotLoaded { server: String, count: usize, stderr: String },
 }
 
+impl QueryError {
+    /// The message without the name of the server before it, for those who call it otherwise.
+    pub fn what(&self) -> String {
+        let server = match self {
+            Self::NotRun { server, .. }
+            | Self::Deadline { server, .. }
+            | Self::Unreadable { server, .. }
+            | Self::NotLoaded { server, .. } => server,
+        };
+        let text = self.to_string();
+        text.strip_prefix(&format!("plugin server {server}: ")).unwrap_or(&text).to_owned()
+    }
+}
+
 fn after(stderr: &str) -> String {
     if stderr.is_empty() { String::new() } else { format!("; it said: {stderr}") }
 }

@@ -14,6 +14,8 @@ use silverback_plugin_host::{ChangeError, Fleet, Offer, PluginInfo, QueryError};
 use silverback_proxy::{BuildError, Generation, Registries};
 use thiserror::Error;
 
+use crate::{offered_socket, plugin_dir};
+
 /// A configuration that cannot serve. Displays all that is wrong with it.
 #[derive(Debug, Error)]
 pub(crate) enum AssembleError {
@@ -26,8 +28,13 @@ pub(crate) enum AssembleError {
     Plugins(Vec<PluginProblem>),
     #[error("cannot read {}: {source}", .path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("{place}: {source}")]
-    Declarative { place: String, source: DeclarativeError },
+    #[error("{place}: {source}{}", Below(.unserved))]
+    Declarative {
+        place: String,
+        source: DeclarativeError,
+        /// Files of `plugin_dir` that would have what is missed, if they could be served.
+        unserved: Vec<plugin_dir::Finding>,
+    },
     #[error(transparent)]
     Build(#[from] BuildError),
 }
@@ -39,8 +46,19 @@ pub(crate) enum PluginProblem {
     OfferedTwice(String, String, String),
     #[error("{server}: the schema of {plugin} cannot be used: {message}")]
     Schema { server: String, plugin: String, message: String },
-    #[error("{0} plugin is enabled but not installed: no plugin server offers it, and it is not bundled")]
-    NotInstalled(String),
+    #[error(
+        "{name} plugin is enabled but not installed: no plugin server offers it, and it is not bundled{}",
+        because(.complaint)
+    )]
+    NotInstalled {
+        name: String,
+        /// What a plugin server, or the file of `plugin_dir` with that name, says of it.
+        complaint: Option<String>,
+    },
+}
+
+fn because(complaint: &Option<String>) -> String {
+    complaint.as_ref().map_or_else(String::new, |complaint| format!("; {complaint}"))
 }
 
 struct Lines<'a, T>(&'a [T]);
@@ -52,12 +70,22 @@ impl<T: fmt::Display> fmt::Display for Lines<'_, T> {
     }
 }
 
+struct Below<'a, T>(&'a [T]);
+
+impl<T: fmt::Display> fmt::Display for Below<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
 /// The plugins that may be configured.
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) offers: Arc<[Offer]>,
     pub(crate) warnings: Vec<String>,
+    /// The files of `plugin_dir` that offer nothing.
+    pub(crate) unserved: Vec<plugin_dir::Finding>,
 }
 
 /// Asks every plugin server what it offers.
@@ -67,36 +95,62 @@ pub(crate) async fn find_plugins(settings: &Settings) -> Result<Found, AssembleE
 
 /// As [`find_plugins`]; servers of which there is an offer already are not asked again.
 pub(crate) async fn find_plugins_anew(settings: &Settings, known: Vec<Offer>) -> Result<Found, AssembleError> {
-    let (offers, findings) = ask(settings, known).await?;
-    let mut found = select_plugins(settings, &offers.into())?;
-    found.warnings.splice(0..0, findings);
+    let Asked { offers, remarks, unserved } = ask(settings, known).await?;
+    let mut found = select_plugins(settings, &offers.into(), unserved)?;
+    found.warnings.splice(0..0, remarks);
     Ok(found)
+}
+
+struct Asked {
+    offers: Vec<Offer>,
+    remarks: Vec<String>,
+    unserved: Vec<plugin_dir::Finding>,
 }
 
 /// What servers offer, in their order. One that is configured and does not answer is an error; a file of `plugin_dir` that
 /// does not is left out, and told of.
-async fn ask(settings: &Settings, known: Vec<Offer>) -> Result<(Vec<Offer>, Vec<String>), AssembleError> {
-    let (mut offers, mut errors, mut findings) = (Vec::new(), Vec::new(), Vec::new());
+async fn ask(settings: &Settings, known: Vec<Offer>) -> Result<Asked, AssembleError> {
+    let (mut offers, mut errors, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
+    let mut unserved = unserved(settings);
     let answers = silverback_plugin_host::query(&settings.plugin_servers, &settings.main_env, known).await;
     for (server, answer) in settings.plugin_servers.iter().zip(answers) {
         match (answer, file(settings, &server.name)) {
             (Ok(offer), file) => {
                 if let (Some(socket), Some(file)) = (offer.socket.as_ref().filter(|s| **s != server.socket), file) {
-                    findings.push(format!(
+                    remarks.push(format!(
                         "plugin_dir: {}: it says that it listens on {}, and is looked for at {}: name it in \
                          pluginserver_names, with its socket",
                         file.display(),
                         socket.display(),
                         server.socket.display()
                     ));
+                } else if file.is_none()
+                    && let Some(elsewhere) = offered_socket::elsewhere(server, &offer)
+                {
+                    remarks.push(format!("plugin server {}: {elsewhere}", server.name));
                 }
                 offers.push(offer);
             }
-            (Err(error), Some(file)) => findings.push(format!("plugin_dir: {}: {error}", file.display())),
+            (Err(error), Some(file)) => {
+                let finding = unanswered(file, &error);
+                remarks.push(finding.to_string());
+                unserved.push(finding);
+            }
             (Err(error), None) => errors.push(error),
         }
     }
-    if errors.is_empty() { Ok((offers, findings)) } else { Err(AssembleError::Query(errors)) }
+    if errors.is_empty() { Ok(Asked { offers, remarks, unserved }) } else { Err(AssembleError::Query(errors)) }
+}
+
+/// The files of `plugin_dir` of which it was known before they were asked that they cannot be served.
+pub(crate) fn unserved(settings: &Settings) -> Vec<plugin_dir::Finding> {
+    let known = settings.plugin_dir.iter().flat_map(|directory| &directory.unserved);
+    known.map(|(file, message)| plugin_dir::Finding { file: file.clone(), message: message.clone() }).collect()
+}
+
+/// A file of `plugin_dir` that did not tell what it offers.
+pub(crate) fn unanswered(file: &Path, error: &QueryError) -> plugin_dir::Finding {
+    plugin_dir::Finding { file: file.to_path_buf(), message: error.what() }
 }
 
 /// The file of `plugin_dir` that a server serves.
@@ -114,7 +168,11 @@ fn called(settings: &Settings, server: &str) -> String {
 
 /// Makes the catalogue out of what servers offer, what is bundled, and what `plugins` names. What `plugin_dir` holds need
 /// not be named.
-pub(crate) fn select_plugins(settings: &Settings, offers: &Arc<[Offer]>) -> Result<Found, AssembleError> {
+pub(crate) fn select_plugins(
+    settings: &Settings,
+    offers: &Arc<[Offer]>,
+    unserved: Vec<plugin_dir::Finding>,
+) -> Result<Found, AssembleError> {
     let enabled = &settings.plugins;
     let mut catalogue = Catalogue::default();
     let mut warnings = Vec::new();
@@ -158,14 +216,26 @@ pub(crate) fn select_plugins(settings: &Settings, offers: &Arc<[Offer]>) -> Resu
                 "plugin '{name}' comes with Kong and is not available here yet: a configuration cannot use it"
             ));
         } else if !offered.contains_key(name.as_str()) {
-            problems.push(PluginProblem::NotInstalled(name.clone()));
+            let complaint = complaint(name, offers, &unserved);
+            problems.push(PluginProblem::NotInstalled { name: name.clone(), complaint });
         }
     }
     if problems.is_empty() {
-        Ok(Found { catalogue: Arc::new(catalogue), offers: Arc::clone(offers), warnings })
+        Ok(Found { catalogue: Arc::new(catalogue), offers: Arc::clone(offers), warnings, unserved })
     } else {
         Err(AssembleError::Plugins(problems))
     }
+}
+
+/// Why a plugin is not offered, as far as somebody told: its file in `plugin_dir`, or a server that could not load it.
+fn complaint(plugin: &str, offers: &[Offer], unserved: &[plugin_dir::Finding]) -> Option<String> {
+    if let Some(file) = unserved.iter().find(|file| file.is_of(plugin)) {
+        return Some(file.to_string());
+    }
+    let of =
+        |line: &str| line.split(|c: char| !(c.is_alphanumeric() || c == '-' || c == '_')).any(|word| word == plugin);
+    let said = offers.iter().find_map(|offer| Some((offer, offer.complaints.iter().find(|line| of(line))?)));
+    said.map(|(offer, line)| format!("plugin server {} said: {line}", offer.server))
 }
 
 fn definition(server: &str, info: &PluginInfo) -> Result<PluginDefinition, String> {
@@ -218,9 +288,10 @@ impl Declared {
 /// Validates a declarative configuration; none at all is an empty one.
 pub(crate) fn snapshot(
     declared: Option<&Declared>,
-    catalogue: &Catalogue,
+    found: &Found,
     settings: &Settings,
 ) -> Result<Snapshot, AssembleError> {
+    let catalogue: &Catalogue = &found.catalogue;
     let Some(declared) = declared else { return Ok(Snapshot::default()) };
     let now = jiff::Timestamp::now().as_second();
     let mut enabled = settings.plugins.clone();
@@ -234,8 +305,18 @@ pub(crate) fn snapshot(
         .extend(catalogue.iter().filter(|plugin| in_directory(&plugin.source)).map(|plugin| plugin.name.clone()));
     parse_declarative(&declared.text, declared.file.as_deref(), catalogue, &enabled, now).map_err(|source| {
         let place = declared.file.as_ref().map_or_else(|| "declarative_config_string".into(), |f| f.to_string_lossy());
-        AssembleError::Declarative { place: place.into_owned(), source }
+        AssembleError::Declarative { place: place.into_owned(), unserved: missed(&source, &found.unserved), source }
     })
+}
+
+/// The files that cannot be served, of those plugins that a configuration names and nobody offers.
+fn missed(error: &DeclarativeError, unserved: &[plugin_dir::Finding]) -> Vec<plugin_dir::Finding> {
+    let text = error.to_string();
+    let named = |file: &&plugin_dir::Finding| {
+        let mut names = text.split("plugin '").filter_map(|rest| rest.split_once("' not enabled"));
+        names.any(|(name, _)| file.is_of(name))
+    };
+    unserved.iter().filter(named).cloned().collect()
 }
 
 /// All that requests need, ready to be put in force, and the snapshot it was made of. Plugins run in the servers of
@@ -243,12 +324,12 @@ pub(crate) fn snapshot(
 pub(crate) fn generation(
     settings: &Arc<Settings>,
     declared: Option<&Declared>,
-    catalogue: &Catalogue,
+    found: &Found,
     registries: &Registries,
     fleet: &Fleet,
 ) -> Result<(Generation, Snapshot), AssembleError> {
-    let snapshot = snapshot(declared, catalogue, settings)?;
-    let generation = Generation::build(&snapshot, catalogue, settings, registries, fleet)?;
+    let snapshot = snapshot(declared, found, settings)?;
+    let generation = Generation::build(&snapshot, &found.catalogue, settings, registries, fleet)?;
     Ok((generation, snapshot))
 }
 
@@ -271,7 +352,13 @@ mod tests {
     }
 
     fn offer(server: &str, plugins: Vec<PluginInfo>) -> Offer {
-        Offer { server: server.to_owned(), protocol: WireProtocol::MsgPack, socket: None, plugins, complaints: Vec::new() }
+        Offer {
+            server: server.to_owned(),
+            protocol: WireProtocol::MsgPack,
+            socket: None,
+            plugins,
+            complaints: Vec::new(),
+        }
     }
 
     /// The servers whose name has a dot serve files of `plugin_dir`.
@@ -289,15 +376,15 @@ mod tests {
 
     /// The names of what can be configured and the warnings, or the problems.
     fn select(plugins: &str, offers: Vec<Offer>) -> Result<(Vec<String>, Vec<String>), String> {
-        let found =
-            select_plugins(&settings_for(plugins, &offers), &offers.into()).map_err(|error| error.to_string())?;
+        let found = select_plugins(&settings_for(plugins, &offers), &offers.into(), Vec::new())
+            .map_err(|error| error.to_string())?;
         Ok((found.catalogue.iter().map(|plugin| plugin.name.clone()).collect(), found.warnings))
     }
 
     #[test]
     fn a_plugin_of_a_server_is_known_as_it_describes_itself() {
         let offers = vec![offer("go", vec![info("mine", schema(&json!([{ "m": { "type": "string" } }])))])];
-        let found = select_plugins(&settings("mine"), &offers.into()).unwrap();
+        let found = select_plugins(&settings("mine"), &offers.into(), Vec::new()).unwrap();
         let plugin = found.catalogue.get("mine").unwrap();
         assert_eq!(plugin.source, PluginSource::Server("go".to_owned()));
         assert_eq!((plugin.version.as_str(), plugin.priority), ("", 7));
@@ -336,17 +423,50 @@ mod tests {
         let odd = offer("odd.js", vec![info("odd", schema(&json!([{ "m": { "type": "?" } }])))]);
         let offers = vec![good(), odd];
         let settings = settings_for("bundled", &offers);
-        let found = select_plugins(&settings, &offers.into()).unwrap();
+        let found = select_plugins(&settings, &offers.into(), Vec::new()).unwrap();
         assert!(found.catalogue.get("mine").is_some() && found.catalogue.get("odd").is_none());
         assert!(found.warnings[0].starts_with("the file /plugins/odd.js: the schema of odd cannot be used: "));
         let declared = Declared { text: "_format_version: '3.0'\nplugins: [{name: mine}]".to_owned(), file: None };
-        assert_eq!(snapshot(Some(&declared), &found.catalogue, &settings).unwrap().plugins.len(), 1);
+        assert_eq!(snapshot(Some(&declared), &found, &settings).unwrap().plugins.len(), 1);
 
         let twice = vec![good(), offer("go", vec![info("mine", schema(&json!([])))])];
         assert_eq!(
             select("mine", twice).unwrap_err(),
             "the file /plugins/mine.py and plugin server go both offer the plugin mine: let only one of them offer it"
         );
+    }
+
+    #[test]
+    fn a_plugin_that_is_missed_is_told_of_with_what_is_wrong_with_its_file_or_server() {
+        let broken = plugin_dir::Finding {
+            file: PathBuf::from("/plugins/mine.py"),
+            message: "it printed nothing; it said: SyntaxError: invalid syntax".to_owned(),
+        };
+        let odd = plugin_dir::Finding { file: PathBuf::from("/plugins/odd.py"), message: "odd".to_owned() };
+        let offers: Arc<[Offer]> = Vec::new().into();
+        let unserved = vec![broken, odd];
+        let found = select_plugins(&settings("bundled"), &offers, unserved.clone()).unwrap();
+        let text = "_format_version: '3.0'\nplugins: [{name: mine}, {name: none}]".to_owned();
+        let error =
+            snapshot(Some(&Declared { text, file: None }), &found, &settings("bundled")).unwrap_err().to_string();
+        assert!(error.contains("plugin 'mine' not enabled"), "{error}");
+        assert!(
+            error.ends_with(
+                "\n  plugin_dir: /plugins/mine.py: it printed nothing; it said: SyntaxError: invalid syntax"
+            )
+        );
+
+        let error = select_plugins(&settings("mine"), &offers, unserved).unwrap_err().to_string();
+        assert!(
+            error.contains("mine plugin is enabled but not installed")
+                && error.contains("; plugin_dir: /plugins/mine.py: ")
+        );
+
+        let line = "[WARN] error loading plugin \"mine\" from /p/mine.js: Error: nope";
+        let mut js = offer("js", vec![info("other", schema(&json!([])))]);
+        js.complaints = vec!["[WARN] error loading plugin \"mine-too\"".to_owned(), line.to_owned()];
+        let error = select("mine, other", vec![js]).unwrap_err();
+        assert!(error.ends_with(&format!("; plugin server js said: {line}")), "{error}");
     }
 
     #[test]

@@ -161,7 +161,7 @@ impl Gateway {
         let host = Host::start(&settings, &found.offers);
         let registries = Arc::new(Registries::new(Arc::clone(&host), node_id.clone(), &settings.dns));
         let (generation, snapshot) =
-            assemble::generation(&settings, declared.as_ref(), &found.catalogue, &registries, &host.fleet())?;
+            assemble::generation(&settings, declared.as_ref(), &found, &registries, &host.fleet())?;
         for remark in advice(&snapshot, &found.catalogue) {
             log(Level::Warn, format_args!("{remark}"));
             console.warn(remark);
@@ -280,8 +280,11 @@ impl Gateway {
     async fn renew_servers(&mut self, names: Vec<String>) {
         let list = names.join(", ");
         log(Level::Notice, format_args!("the files of plugin servers have changed, starting them anew: {list}"));
-        if let Err(message) = self.renew(&Scope::Servers(names)).await {
-            log(Level::Error, format_args!("plugin servers were not started anew, the old ones stay: {message}"));
+        match self.renew(&Scope::Servers(names)).await {
+            Ok(remarks) => remarks.iter().for_each(|remark| log(Level::Warn, format_args!("{remark}"))),
+            Err(message) => {
+                log(Level::Error, format_args!("plugin servers were not started anew, the old ones stay: {message}"));
+            }
         }
     }
 

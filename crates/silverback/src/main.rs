@@ -10,6 +10,7 @@ mod doctor;
 mod error;
 mod gateway;
 mod init;
+mod offered_socket;
 mod pidfile;
 mod plugin_dir;
 mod prefix;

@@ -59,6 +59,13 @@ pub(crate) struct Finding {
     pub(crate) message: String,
 }
 
+impl Finding {
+    /// Whether this is the file in which one would look for a plugin of this name.
+    pub(crate) fn is_of(&self, plugin: &str) -> bool {
+        self.file.file_stem().is_some_and(|stem| stem == plugin)
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "plugin_dir: {}: {}", self.file.display(), self.message)
@@ -84,6 +91,9 @@ pub(crate) fn include(settings: &mut Settings, links: &Path) -> Vec<Finding> {
             directory.served.insert(server.name.clone(), file);
             settings.plugin_servers.push(server);
         }
+    }
+    if let Some(directory) = &mut settings.plugin_dir {
+        directory.unserved = findings.iter().map(|found| (found.file.clone(), found.message.clone())).collect();
     }
     findings
 }

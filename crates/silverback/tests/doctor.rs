@@ -186,6 +186,22 @@ fn queries_that_say_nothing() {
         ("", "x: version `GLIBC_2.99' not found", "wrong_libc", vec!["GLIBC_2.99"]),
         (zeros, "plugin was built with a different version of package fmt", "go_version_mismatch", vec!["same Go"]),
         (zeros, "plugin.Open: plugin: not implemented", "cgo_missing", vec!["CGO_ENABLED=1"]),
+        ("[]", "", "plugin_not_loaded", vec!["it offers no plugin", "mend the plugin"]),
+        (
+            "DATE [WARN] error loading plugin \"a\" from /p/a.js: Error: nope\n    at f (/p/a.js:1:7)\n    at g (n)\n[]",
+            "",
+            "plugin_not_loaded",
+            vec![
+                "it offers no plugin",
+                "it said: DATE [WARN] error loading plugin \"a\" from /p/a.js: Error: nope | at f (/p/a.js:1:7);",
+            ],
+        ),
+        (
+            "",
+            "Traceback (most recent call last):\n  File \"/p/a.py\", line 3, in <module>\n    x = [\nSyntaxError: odd\n",
+            "query_without_output",
+            vec!["it said: SyntaxError: odd (File \"/p/a.py\", line 3, in <module>);"],
+        ),
         (zeros, "no symbol New in x.so", "plugin_not_loaded", vec!["1 of its plugins", "x.so"]),
     ] {
         let query = said(out, err, 1);
@@ -246,7 +262,18 @@ fn files_in_plugin_dir_that_are_not_served() {
     assert!(text.contains("ok       plugin_dir: DIR/plugins/mine: offers mine (MsgPack:1)"), "{text}");
     assert_eq!(status, 0);
     site.write("plugins/mine", "#!/bin/sh\necho nothing\n", 0o755);
-    check(&site.problems("plugin_dir = DIR/plugins"), "query_not_json", &["plugin_dir: DIR/plugins/mine", "nothing"]);
+    check(
+        &site.problems("plugin_dir = DIR/plugins"),
+        "query_not_json",
+        &["plugin_dir: DIR/plugins/mine: nothing is known"],
+    );
+
+    site.write("plugins/mine", "#!/bin/sh\necho oops >&2\n", 0o755);
+    site.write("kong.yml", "_format_version: '3.0'\nplugins: [{name: mine}]\n", 0o644);
+    let problems = site.problems("plugin_dir = DIR/plugins\ndeclarative_config = DIR/kong.yml");
+    assert_eq!(problems.len(), 2, "{problems:#?}");
+    assert!(problems[0].ends_with("it said: oops; mend the plugin"), "{problems:#?}");
+    assert!(problems[1].contains("plugin mine is not there, since DIR/plugins/mine is not served"), "{problems:#?}");
 }
 
 #[test]
@@ -265,6 +292,16 @@ fn sockets_that_cannot_be_listened_on() {
     site.write("a-file", "", 0o644);
     check(&server("DIR/a-file/s.sock"), "socket_directory_missing", &["DIR/a-file"]);
     check(&server("DIR/a-file"), "not_a_socket", &["a file of another kind"]);
+    // go-pdk takes the name of its socket from the executable
+    let dump =
+        format!("{{\"Protocol\":\"ProtoBuf:1\",\"SocketPath\":\"/usr/local/kong/mine.socket\",\"Plugins\":{GOOD}}}");
+    site.write("query", format!("#!/bin/sh\necho '{dump}'\n"), 0o755);
+    check(
+        &server("DIR/prefix/s.socket"),
+        "socket_elsewhere",
+        &["it listens on /usr/local/kong/mine.socket", "set pluginserver_s_socket = /usr/local/kong/mine.socket"],
+    );
+    site.write("query", format!("#!/bin/sh\necho '{GOOD}'\n"), 0o755);
     let closed = site.path("closed");
     fs::create_dir(&closed).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).unwrap();

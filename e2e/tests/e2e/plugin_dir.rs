@@ -133,9 +133,16 @@ async fn a_reload_finds_files_that_were_added_and_those_that_changed() {
     assert_eq!(answer.header("x-plain"), Some("changed example.test"), "{answer:?}");
     assert_eq!(answer.header("x-old"), Some("example.test"));
 
+    volume.file("unused.py", "class Plugin(:");
+    let ended = gateway.command(&["reload"]).await;
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("unused.py: ") && ended.stderr.contains("SyntaxError"), "{ended:?}");
+
     fs::write(volume.path().join("plain.py"), "class Plugin: broken").unwrap();
     let ended = gateway.command(&["reload"]).await;
     assert_eq!(ended.status, Some(1), "what is configured must be there: {ended:?}");
+    assert!(ended.stderr.contains("plain.py: ") && ended.stderr.contains("NameError: name 'broken'"), "{ended:?}");
+    assert!(!ended.stderr.contains("Traceback") && !ended.stderr.contains("unused.py"), "{ended:?}");
     assert_eq!(gateway.get("/").await.header("x-plain"), Some("changed example.test"), "the old one stays");
 }
 

@@ -19,7 +19,16 @@ pub(super) fn read(reader: &mut Reader<'_>) -> Option<PluginDir> {
     let python_args = reader.text("plugin_dir_python_args");
     let js_pluginserver = reader.text("plugin_dir_js_pluginserver").map(|path| absolute(&path).display().to_string());
     let policies = policies(reader, &path);
-    Some(PluginDir { path, python, python_args, node, js_pluginserver, served: BTreeMap::new(), policies })
+    Some(PluginDir {
+        path,
+        python,
+        python_args,
+        node,
+        js_pluginserver,
+        served: BTreeMap::new(),
+        unserved: BTreeMap::new(),
+        policies,
+    })
 }
 
 /// What is said of files that are there. That a file is a plugin is found out later.

@@ -159,10 +159,17 @@ fn unclaimed(reader: &mut Reader<'_>, servers: &[PluginServer], directory: Optio
                         .map(|known| format!(", did you mean 'pluginserver_{stem}_{known}'?"))
                         .unwrap_or_default()
                 }
-                None => format!(
-                    " of one of pluginserver_names ({})",
-                    suffixes().map(|suffix| format!("pluginserver_NAME_{suffix}")).collect::<Vec<_>>().join(", ")
-                ),
+                // of `x_start_timeout` the server is `x`
+                None => match suffixes()
+                    .filter_map(|known| rest.strip_suffix(known)?.strip_suffix('_'))
+                    .min_by_key(|server| server.len())
+                {
+                    Some(server) => format!(" of one of pluginserver_names: does it lack {server}?"),
+                    None => format!(
+                        " of one of pluginserver_names ({})",
+                        suffixes().map(|suffix| format!("pluginserver_NAME_{suffix}")).collect::<Vec<_>>().join(", ")
+                    ),
+                },
             };
             warnings.push(format!("{}: '{name}' is ignored: it is not a property{hint}", reader.place(&entry.origin)));
         }

@@ -328,6 +328,14 @@ fn wrong_policies_are_told_together() {
 }
 
 #[test]
+fn a_property_of_a_server_that_is_not_named_says_which() {
+    let loaded = loaded("pluginserver_go_start_timeout = 5", &[("KONG_PLUGINSERVER_PY_TIMEOUT", "5")]);
+    let warnings = loaded.warnings.join("\n");
+    assert!(warnings.contains("of one of pluginserver_names: does it lack go?"), "{warnings}");
+    assert!(warnings.contains("of one of pluginserver_names: does it lack py?"), "{warnings}");
+}
+
+#[test]
 fn a_slip_in_a_property_of_a_server_is_named() {
     let text = "pluginserver_names = a\npluginserver_a_query_cmd = q\npluginserver_a_start_cmd = s\npluginserver_a_timeuot = 5";
     let loaded = loaded(text, &[]);

@@ -21,6 +21,8 @@ pub struct PluginDir {
     /// The files that are served, by the name of their server; empty until the directory has been looked through. Their
     /// servers are among [`super::Settings::plugin_servers`] then.
     pub served: BTreeMap<String, PathBuf>,
+    /// The files that cannot be served, and why; filled with [`Self::served`].
+    pub unserved: BTreeMap<PathBuf, String>,
     /// What `pluginserver_NAME_*` says of files, whose names stand for NAME.
     pub policies: Vec<FilePolicy>,
 }

@@ -60,7 +60,7 @@ fn parse(file: &Path, options: &Config, console: Console) -> Result<(), CommandE
     let found = found.map_err(failed)?;
     found.warnings.iter().for_each(|warning| console.warn(warning));
     let declared = Declared::read(file).map_err(failed)?;
-    let snapshot = assemble::snapshot(Some(&declared), &found.catalogue, &settings).map_err(failed)?;
+    let snapshot = assemble::snapshot(Some(&declared), &found, &settings).map_err(failed)?;
     advice(&snapshot, &found.catalogue).iter().for_each(|remark| console.warn(remark));
     console.info("parse successful");
     Ok(())

@@ -94,7 +94,7 @@ pub(super) fn declared(settings: &Settings, found: &Found) -> Vec<Finding> {
         .file
         .as_ref()
         .map_or_else(|| "declarative_config_string".to_owned(), |file| file.display().to_string());
-    match assemble::snapshot(Some(&declared), &found.catalogue, settings) {
+    match assemble::snapshot(Some(&declared), found, settings) {
         Ok(snapshot) => {
             let mut findings = vec![Finding::ok(file.as_str(), "it is valid, and every plugin in it is there")];
             let remarks = advice(&snapshot, &found.catalogue).into_iter();
@@ -109,10 +109,14 @@ pub(super) fn declared(settings: &Settings, found: &Found) -> Vec<Finding> {
     }
 }
 
-fn violation(file: &str, text: &str, found: &Found) -> Finding {
+fn violation(declared_in: &str, text: &str, found: &Found) -> Finding {
     let plugin = text.split_once("plugin '").and_then(|(_, rest)| rest.split_once("' not enabled"));
-    let Some((name, _)) = plugin else { return Finding::problem("declarative_configuration", file, text, "") };
+    let Some((name, _)) = plugin else { return Finding::problem("declarative_configuration", declared_in, text, "") };
     let place = text.split_once(": ").map_or("", |(place, _)| place);
+    if let Some(file) = found.unserved.iter().find(|file| file.is_of(name)) {
+        let message = format!("{place}: plugin {name} is not there, since {} is not served", file.file.display());
+        return Finding::problem("plugin_not_offered", declared_in, message, "mend that file: see above");
+    }
     let offering = found.offers.iter().find(|offer| offer.plugins.iter().any(|plugin| plugin.name == name));
     let known: Vec<String> = found.catalogue.iter().map(|plugin| plugin.name.clone()).collect();
     let (message, cure) = match (offering, servers::nearest(name, &known)) {
@@ -128,5 +132,5 @@ fn violation(file: &str, text: &str, found: &Found) -> Finding {
                 .to_owned(),
         ),
     };
-    Finding::problem("plugin_not_offered", file, message, cure)
+    Finding::problem("plugin_not_offered", declared_in, message, cure)
 }

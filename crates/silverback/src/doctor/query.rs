@@ -69,7 +69,8 @@ pub(super) fn finding(error: &QueryError, subject: &str) -> Finding {
         return Finding::problem(code, subject, format!("{meaning}: {line}"), *cure);
     }
     let (code, cure) = match error {
-        QueryError::NotRun { .. } => ("query_not_run", "correct its query command"),
+        // its user, its directory or its limits: the message names them
+        QueryError::NotRun { .. } => ("query_not_run", "correct its user, cwd or rlimits, whichever that is about"),
         QueryError::Deadline { .. } => {
             ("query_too_slow", "the command must print what it offers and end: does it start the server instead?")
         }
@@ -91,8 +92,10 @@ pub(super) fn finding(error: &QueryError, subject: &str) -> Finding {
             }
         },
     };
-    let text = text.strip_prefix(&format!("{subject}: ")).unwrap_or(&text);
-    Finding::problem(code, subject, text, cure)
+    // The commands of a file are made by the gateway.
+    let cure =
+        if subject.starts_with("plugin_dir: ") && cure.contains("query command") { "mend the plugin" } else { cure };
+    Finding::problem(code, subject, error.what(), cure)
 }
 
 fn said(error: &QueryError) -> &str {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     assemble::{self, AssembleError, Found, PluginProblem},
-    plugin_dir,
+    offered_socket, plugin_dir,
 };
 
 /// What is known after every server was asked.
@@ -40,8 +40,12 @@ pub(super) async fn ask(settings: &Settings) -> Asked {
     let mut all: Vec<(String, PluginServer)> =
         settings.plugin_servers.iter().map(|server| (subject(&server.name), server.clone())).collect();
     let given = all.len();
+    let mut unserved = assemble::unserved(settings);
     all.retain(|(subject, server)| {
         let faults = commands(server, subject, settings);
+        if let (Some(file), Some(fault)) = (file(&server.name), faults.first()) {
+            unserved.push(plugin_dir::Finding { file: file.clone(), message: fault.message.clone() });
+        }
         findings.extend(sockets::of(server, subject, settings));
         let sound = faults.is_empty();
         findings.extend(faults);
@@ -52,16 +56,22 @@ pub(super) async fn ask(settings: &Settings) -> Asked {
     let answers = silverback_plugin_host::query(&servers, &settings.main_env, Vec::new()).await;
     let mut offers = Vec::new();
     let mut unanswered = 0;
-    for ((subject, _), answer) in all.iter().zip(answers) {
+    for ((subject, server), answer) in all.iter().zip(answers) {
         match answer {
             Ok(offer) => {
                 let names: Vec<&str> = offer.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
                 let message = format!("offers {} ({})", names.join(", "), offer.protocol.name());
                 findings.push(Finding::ok(subject, message));
+                if let (None, Some(elsewhere)) = (file(&server.name), offered_socket::elsewhere(server, &offer)) {
+                    findings.push(Finding::problem("socket_elsewhere", subject, elsewhere, ""));
+                }
                 offers.push(offer);
             }
             Err(error) => {
                 unanswered += 1;
+                if let Some(file) = file(&server.name) {
+                    unserved.push(assemble::unanswered(file, &error));
+                }
                 findings.push(query::finding(&error, subject));
             }
         }
@@ -69,7 +79,7 @@ pub(super) async fn ask(settings: &Settings) -> Asked {
     let offers: Arc<[Offer]> = offers.into();
     let offered: Vec<String> =
         offers.iter().flat_map(|offer| &offer.plugins).map(|plugin| plugin.name.clone()).collect();
-    let found = match assemble::select_plugins(settings, &offers) {
+    let found = match assemble::select_plugins(settings, &offers, unserved) {
         Ok(found) => Some(found),
         Err(AssembleError::Plugins(problems)) => {
             // What a server that did not answer would have offered is not known.
@@ -95,11 +105,12 @@ fn plugin(problem: &PluginProblem, offered: &[String], all_known: bool) -> Optio
         PluginProblem::Schema { .. } => {
             Finding::problem("schema_error", "plugins", text, "mend the schema in the plugin")
         }
-        PluginProblem::NotInstalled(_) if !all_known => return None,
-        PluginProblem::NotInstalled(name) => {
-            let cure = match nearest(name, offered) {
-                Some(near) => format!("did you mean {near}?"),
-                None => {
+        PluginProblem::NotInstalled { .. } if !all_known => return None,
+        PluginProblem::NotInstalled { name, complaint } => {
+            let cure = match (complaint, nearest(name, offered)) {
+                (Some(complaint), _) => complaint.clone(),
+                (None, Some(near)) => format!("did you mean {near}?"),
+                (None, None) => {
                     "name the server that offers it in pluginserver_names, put its file into plugin_dir, or take the \
                          name out of plugins"
                         .to_owned()

@@ -53,9 +53,7 @@ impl Gateway {
                 }
                 let mut settings = loaded.settings;
                 let links = plugin_dir::links(&settings);
-                for finding in plugin_dir::include(&mut settings, &links) {
-                    log(Level::Warn, format_args!("{finding}"));
-                }
+                remarks.extend(plugin_dir::include(&mut settings, &links).iter().map(ToString::to_string));
                 let kept = keep_what_needs_restart(&self.settings, &mut settings);
                 let told = |name: &&str| format!("{name} changed, which takes a restart: it stays as it was");
                 remarks.extend(kept.iter().map(told));
@@ -66,6 +64,7 @@ impl Gateway {
         };
         let Servers { found, files, change } =
             self.servers(scope, &settings).await.map_err(|error| error.to_string())?;
+        remarks.extend(found.warnings.iter().cloned());
         let fleet = change.as_ref().map_or_else(|| self.host.fleet(), |change| change.fleet().clone());
         let (generation, snapshot) = self.build(&settings, declared.clone(), &found, fleet).await?;
         if let Some(change) = &change {
@@ -129,9 +128,6 @@ impl Gateway {
             settings.plugin_servers.iter().filter(|server| stays(server)).map(|server| server.name.as_str()).collect();
         let known = self.found.offers.iter().filter(|offer| staying.contains(&offer.server.as_str())).cloned();
         let found = assemble::find_plugins_anew(settings, known.collect()).await?;
-        for warning in &found.warnings {
-            log(Level::Warn, format_args!("{warning}"));
-        }
         let same =
             staying.len() == settings.plugin_servers.len() && self.settings.plugin_servers.len() == staying.len();
         let mut files = files;
@@ -160,9 +156,9 @@ impl Gateway {
         found: &Found,
         fleet: Fleet,
     ) -> Result<(silverback_proxy::Generation, silverback_model::Snapshot), String> {
-        let (settings, catalogue) = (Arc::clone(settings), Arc::clone(&found.catalogue));
+        let (settings, found) = (Arc::clone(settings), found.clone());
         let registries = Arc::clone(&self.registries);
-        let build = move || assemble::generation(&settings, declared.as_ref(), &catalogue, &registries, &fleet);
+        let build = move || assemble::generation(&settings, declared.as_ref(), &found, &registries, &fleet);
         let built = tokio::task::spawn_blocking(build).await.map_err(|error| error.to_string())?;
         built.map_err(|error| error.to_string())
     }

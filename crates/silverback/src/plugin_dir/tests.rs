@@ -24,6 +24,7 @@ impl Site {
             node: None,
             js_pluginserver: None,
             served: BTreeMap::new(),
+            unserved: BTreeMap::new(),
             policies: Vec::new(),
         };
         let site = Self { root, environment, settings };
