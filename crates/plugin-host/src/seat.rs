@@ -21,6 +21,9 @@ use crate::ServerState;
 /// A process that served this long is not one that cannot.
 const STABLE: Duration = Duration::from_secs(30);
 
+/// So many processes in a row that ended soon are a crash loop.
+const CRASH_LOOP: u32 = 5;
+
 /// How long a renewal is put off that came to nothing.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 
@@ -78,6 +81,8 @@ pub(crate) struct Seat {
     pause: Duration,
     /// Processes in a row that ended soon, or never served.
     row: u32,
+    /// Whether the last process that is gone served.
+    served: bool,
     /// When the process that serves began to.
     up: Option<Instant>,
     /// When a renewal that came to nothing is tried again.
@@ -87,7 +92,7 @@ pub(crate) struct Seat {
 impl Seat {
     /// A seat whose first process is to be begun.
     pub(crate) const fn new(backoff: RestartBackoff) -> Self {
-        Self { state: State::Starting, backoff, pause: Duration::ZERO, row: 0, up: None, renewal: None }
+        Self { state: State::Starting, backoff, pause: Duration::ZERO, row: 0, served: false, up: None, renewal: None }
     }
 
     pub(crate) const fn state(&self) -> State {
@@ -97,6 +102,11 @@ impl Seat {
     /// Processes in a row that ended soon, or never served.
     pub(crate) const fn row(&self) -> u32 {
         self.row
+    }
+
+    /// Whether the next process can be expected to come up: the last one did, and it is no crash loop.
+    pub(crate) const fn is_promising(&self) -> bool {
+        self.served && self.row <= CRASH_LOOP
     }
 
     /// What others see of it.
@@ -171,6 +181,7 @@ impl Seat {
             self.pause = Duration::ZERO;
             self.row = 0;
         }
+        self.served = up.is_some();
         self.row = self.row.saturating_add(1);
         let pause = self.pause;
         self.pause = (pause * 2).clamp(self.backoff.first, self.backoff.cap);
@@ -260,6 +271,20 @@ mod tests {
         let now = Instant::now();
         assert!(!seat.renewal_due(now));
         assert!(seat.renewal_due(now + RENEWAL_PAUSE + Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn what_served_is_expected_to_serve_again() {
+        use Event::{Ended, Failed, PauseOver, RenewalDue, Up};
+        let check = |events: &[Event], expect| assert_eq!(after(events).0.is_promising(), expect, "{events:?}");
+        check(&[], false);
+        check(&[Failed], false);
+        check(&[Up, Ended], true);
+        check(&[Up, RenewalDue, Ended], true);
+        check(&[Up, Ended, Failed], false);
+        check(&[Up, Ended, Up, Ended], true);
+        let crashes = [Up, Ended, PauseOver].repeat(6);
+        check(&crashes, false);
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub(crate) struct Server {
     pub(crate) parked: AtomicUsize,
     /// As long as it is on trial, a process that does not come up is not started again: something else serves.
     pub(crate) on_trial: AtomicBool,
+    /// How long the last process that came up took to, in milliseconds; 0: none has.
+    start_time: AtomicU64,
     /// Those that are not over.
     lives: ArcSwap<Vec<Arc<Life>>>,
     seats: Mutex<Vec<Seat>>,
@@ -112,6 +114,7 @@ impl Server {
             restarts: AtomicU64::new(0),
             parked: AtomicUsize::new(0),
             on_trial: AtomicBool::new(on_trial),
+            start_time: AtomicU64::new(0),
             lives: ArcSwap::default(),
             seats: Mutex::new(vec![Seat::default(); seats]),
             changes: watch::Sender::new(()),
@@ -221,6 +224,18 @@ impl Server {
             seat.process = Some(Arc::clone(process));
         }
         *self.last_process.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(process));
+    }
+
+    /// A process came up within this time.
+    pub(crate) fn set_start_time(&self, time: Duration) {
+        let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.start_time.store(milliseconds.max(1), Ordering::Relaxed);
+    }
+
+    /// How long the last process that came up took to.
+    pub(crate) fn start_time(&self) -> Option<Duration> {
+        let milliseconds = self.start_time.load(Ordering::Relaxed);
+        (milliseconds > 0).then(|| Duration::from_millis(milliseconds))
     }
 
     /// The process that was started last.

@@ -2,19 +2,21 @@
 //!
 //! A server unlinks the path that it was told and binds it. So that several of its processes can be connected to, each
 //! socket is given a name of its own when its process is up (`PATH.PID`), and a symbolic link is left in its place, which
-//! people and scripts look for. Only one process at a time may be between its start and that: it has the turn.
+//! people and scripts look for. Only one process at a time may be between its start and that: it has the turn. One that
+//! nobody waits for gives way to one that is needed.
 
 use std::{
     fs, io,
     os::unix::fs::{FileTypeExt as _, PermissionsExt as _, symlink},
     path::{Path, PathBuf},
+    sync::{Mutex as DataMutex, MutexGuard as DataGuard, PoisonError},
     time::Duration,
 };
 
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::{
     net::UnixStream,
-    sync::{Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard, watch},
     time::{sleep, timeout},
 };
 
@@ -33,40 +35,89 @@ const MAX_PATH: usize = 107;
 /// A configured socket path.
 pub(crate) struct Address {
     path: PathBuf,
-    turn: Mutex<Turn>,
-}
-
-/// What is known of the files at and beside a path.
-#[derive(Default)]
-struct Turn {
-    /// What a former gateway left behind has been looked for.
-    swept: bool,
+    /// Who holds it may start a process. Whether what a former gateway left behind has been looked for.
+    turn: Mutex<bool>,
     /// Sockets of processes of ours, under the names that they were given, the newest last.
-    ours: Vec<PathBuf>,
+    ours: DataMutex<Vec<PathBuf>>,
+    /// Those who wait for the turn.
+    waiting: watch::Sender<Waiting>,
 }
 
-/// The right to start a process that binds the path.
+/// How much a process is needed that is to be started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Something else serves in its place.
+    Spare,
+    /// Nothing serves in its place.
+    Usual,
+    /// Nothing does, and the one before it did: it is expected to.
+    Urgent,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Waiting {
+    all: usize,
+    urgent: usize,
+}
+
+/// One who waits for the turn.
+struct Waiter<'a> {
+    address: &'a Address,
+    need: Need,
+}
+
+impl<'a> Waiter<'a> {
+    fn new(address: &'a Address, need: Need) -> Self {
+        address.waiting.send_modify(|waiting| {
+            waiting.all += 1;
+            waiting.urgent += usize::from(need == Need::Urgent);
+        });
+        Self { address, need }
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.address.waiting.send_modify(|waiting| {
+            waiting.all -= 1;
+            waiting.urgent -= usize::from(self.need == Need::Urgent);
+        });
+    }
+}
+
+/// The right to start a process that binds the path. The process of one that is dropped must have ended.
 pub(crate) struct Claim<'a> {
-    path: &'a Path,
-    turn: MutexGuard<'a, Turn>,
+    address: &'a Address,
+    settled: bool,
+    _turn: MutexGuard<'a, bool>,
 }
 
 impl Address {
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, turn: Mutex::default() }
+        Self { path, turn: Mutex::default(), ours: DataMutex::default(), waiting: watch::Sender::default() }
     }
 
-    /// Waits for the turn, and clears the path. `warn` is told of processes that are not ours.
-    pub(crate) async fn claim(&self, warn: impl Fn(String)) -> Claim<'_> {
-        let mut turn = self.turn.lock().await;
-        if !turn.swept {
-            turn.swept = true;
+    /// Waits for the turn, and clears the path. What is needed most has it first; the need may change meanwhile. `warn` is
+    /// told of processes that are not ours.
+    pub(crate) async fn claim(&self, need: &mut watch::Receiver<Need>, warn: impl Fn(String)) -> Claim<'_> {
+        let mut turn = loop {
+            let needed = *need.borrow_and_update();
+            let _waiter = Waiter::new(self, needed);
+            tokio::select! {
+                biased;
+                Ok(()) = need.changed() => {}
+                turn = self.turn_for(needed) => break turn,
+            }
+        };
+        let swept = std::mem::replace(&mut *turn, true);
+        // from here on the turn passes on in order
+        let claim = Claim { address: self, settled: false, _turn: turn };
+        if !swept {
             for old in left_behind(&self.path) {
                 clear(&old, &warn).await;
             }
         }
-        let leads_to_ours =
-            fs::read_link(&self.path).is_ok_and(|target| turn.ours.contains(&self.path.with_file_name(target)));
+        let leads_to_ours = self.leads_to(&self.ours());
         if leads_to_ours {
             if let Err(error) = fs::remove_file(&self.path) {
                 warn(format!("cannot remove the link {}: {error}", self.path.display()));
@@ -74,20 +125,48 @@ impl Address {
         } else {
             clear(&self.path, &warn).await;
         }
-        Claim { path: &self.path, turn }
+        claim
+    }
+
+    async fn turn_for(&self, need: Need) -> MutexGuard<'_, bool> {
+        let mut waiting = self.waiting.subscribe();
+        loop {
+            if need != Need::Urgent {
+                let _ = waiting.wait_for(|waiting| waiting.urgent == 0).await; // this value holds the sender
+            }
+            let turn = self.turn.lock().await;
+            if need == Need::Urgent || self.waiting.borrow().urgent == 0 {
+                return turn;
+            }
+        }
+    }
+
+    fn ours(&self) -> DataGuard<'_, Vec<PathBuf>> {
+        self.ours.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the link leads to one of these.
+    fn leads_to(&self, sockets: &[PathBuf]) -> bool {
+        fs::read_link(&self.path).is_ok_and(|target| sockets.contains(&self.path.with_file_name(target)))
     }
 
     /// Forgets the socket of a process that has ended, and lets the link lead to one that has not.
-    pub(crate) async fn release(&self, socket: &Path) {
-        let mut turn = self.turn.lock().await;
-        turn.ours.retain(|ours| ours != socket);
+    pub(crate) fn release(&self, socket: &Path) {
+        self.ours().retain(|ours| ours != socket);
         let _ = fs::remove_file(socket); // it may be gone with its process
-        // a process may have unlinked the path that it once bound when it ended
-        let leads = fs::read_link(&self.path).is_ok_and(|target| turn.ours.contains(&self.path.with_file_name(target)));
-        if leads {
+        // whoever has the turn sees to the link
+        if let Ok(_turn) = self.turn.try_lock() {
+            self.restore();
+        }
+    }
+
+    /// Lets the link lead to a process that lives. A process may have unlinked the path that it once bound when it ended.
+    fn restore(&self) {
+        let ours = self.ours();
+        if self.leads_to(&ours) {
             return;
         }
-        match turn.ours.last() {
+        match ours.last() {
             Some(newest) => {
                 let _ = link(&self.path, newest); // nobody of ours needs it
             }
@@ -107,7 +186,7 @@ impl Claim<'_> {
         let mut pause = FIRST_LOOK;
         loop {
             // a full backlog is an answer too, but who answers is only known once connected
-            if let Ok(Ok((_, identity))) = timeout(LAST_LOOK, connect_to(self.path)).await {
+            if let Ok(Ok((_, identity))) = timeout(LAST_LOOK, connect_to(&self.address.path)).await {
                 return identity;
             }
             sleep(pause).await;
@@ -115,18 +194,43 @@ impl Claim<'_> {
         }
     }
 
+    /// Waits until another process waits for the turn.
+    pub(crate) async fn wanted(&self) {
+        self.waited_for(|waiting| waiting.all > 0).await;
+    }
+
+    /// Waits until a process waits for the turn that is needed urgently.
+    pub(crate) async fn wanted_urgently(&self) {
+        self.waited_for(|waiting| waiting.urgent > 0).await;
+    }
+
+    async fn waited_for(&self, by: impl Fn(&Waiting) -> bool) {
+        let mut waiting = self.address.waiting.subscribe();
+        let _ = waiting.wait_for(by).await; // the address holds the sender
+    }
+
     /// Gives the socket of the process `pid` its permissions and a name of its own, with a link in its place. The turn
     /// passes on. `listener` is who answered.
     pub(crate) fn settle(mut self, pid: u32, listener: Identity, mode: Option<u32>) -> io::Result<(PathBuf, Identity)> {
+        let path = &self.address.path;
         if let Some(mode) = mode {
-            fs::set_permissions(self.path, fs::Permissions::from_mode(mode))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         }
-        let own = own_name(self.path, pid);
-        fs::rename(self.path, &own)?;
+        let own = own_name(path, pid);
+        fs::rename(path, &own)?;
         let identity = Identity::new(listener.pid, &fs::metadata(&own)?);
-        link(self.path, &own)?;
-        self.turn.ours.push(own.clone());
+        link(path, &own)?;
+        self.address.ours().push(own.clone());
+        self.settled = true;
         Ok((own, identity))
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.address.restore();
+        }
     }
 }
 
@@ -193,6 +297,60 @@ mod tests {
 
     use super::*;
 
+    fn needed(need: Need) -> watch::Receiver<Need> {
+        watch::Sender::new(need).subscribe()
+    }
+
+    #[tokio::test]
+    async fn what_is_needed_most_has_the_turn_first() {
+        let folder = TempDir::new().unwrap();
+        let address = Address::new(folder.path().join("socket"));
+        let order = DataMutex::new(Vec::new());
+        let turn = async |need| {
+            drop(address.claim(&mut needed(need), |warning| panic!("{warning}")).await);
+            order.lock().unwrap().push(need);
+        };
+        let changing = watch::Sender::new(Need::Spare);
+        let claim = address.claim(&mut needed(Need::Spare), |_| ()).await;
+        let first = async {
+            let others = async { tokio::join!(turn(Need::Spare), turn(Need::Usual), turn(Need::Urgent)) };
+            let changed = async {
+                let mut need = changing.subscribe();
+                drop(address.claim(&mut need, |_| ()).await);
+                order.lock().unwrap().push(*need.borrow());
+            };
+            tokio::join!(others, changed)
+        };
+        let holder = async {
+            claim.wanted_urgently().await;
+            changing.send_replace(Need::Urgent);
+            tokio::task::yield_now().await;
+            drop(claim);
+        };
+        tokio::join!(first, holder);
+        let order = order.into_inner().unwrap();
+        assert_eq!(&order[..2], [Need::Urgent, Need::Urgent], "{order:?}");
+        assert_eq!((order.len(), address.waiting.borrow().all, address.waiting.borrow().urgent), (4, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn the_link_leads_to_who_lives_when_another_does_not_come_up() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("socket");
+        let address = Address::new(path.clone());
+        let claim = address.claim(&mut needed(Need::Usual), |_| ()).await;
+        let _living = UnixListener::bind(&path).unwrap();
+        let listener = claim.answering().await;
+        claim.settle(1, listener, None).unwrap();
+        let claim = address.claim(&mut needed(Need::Spare), |_| ()).await;
+        drop(UnixListener::bind(&path).unwrap());
+        // another ends meanwhile
+        address.release(&folder.path().join("socket.9"));
+        assert!(!path.is_symlink());
+        drop(claim);
+        assert_eq!(fs::read_link(&path).unwrap(), Path::new("socket.1"));
+    }
+
     #[test]
     fn a_name_of_its_own_fits() {
         assert_eq!(own_name(Path::new("/run/js.sock"), 12), Path::new("/run/js.sock.12"));
@@ -208,7 +366,7 @@ mod tests {
         let mut listeners = Vec::new();
         let mut names = Vec::new();
         for pid in [1, 2] {
-            let claim = address.claim(|warning| panic!("{warning}")).await;
+            let claim = address.claim(&mut needed(Need::Usual), |warning| panic!("{warning}")).await;
             listeners.push(UnixListener::bind(&path).unwrap());
             let listener = claim.answering().await;
             names.push(claim.settle(pid, listener, Some(0o600)).unwrap().0);
@@ -220,9 +378,9 @@ mod tests {
         }
         // the second ends, and took the path along
         fs::remove_file(&path).unwrap();
-        address.release(&names[1]).await;
+        address.release(&names[1]);
         assert_eq!(fs::read_link(&path).unwrap(), Path::new("socket.1"));
-        address.release(&names[0]).await;
+        address.release(&names[0]);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
@@ -236,7 +394,7 @@ mod tests {
         fs::write(folder.path().join("socket.log"), "").unwrap();
         let warnings = std::sync::Mutex::new(Vec::new());
         let address = Address::new(path.clone());
-        drop(address.claim(|warning| warnings.lock().unwrap().push(warning)).await);
+        drop(address.claim(&mut needed(Need::Usual), |warning| warnings.lock().unwrap().push(warning)).await);
         let warnings = warnings.into_inner().unwrap();
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains(&format!("another process (pid {})", std::process::id())), "{warnings:?}");

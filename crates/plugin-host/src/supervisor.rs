@@ -24,7 +24,7 @@ use crate::{
     repair::Repair,
     seat::{Event, Seat, State, Step},
     server::{Server, Stop},
-    socket::Address,
+    socket::{Address, Claim, Need},
     start::warm,
     usage::memory_of_machine,
 };
@@ -47,6 +47,12 @@ const MUCH_MEMORY: u64 = 1 << 30;
 
 /// The factor on `start_timeout` that a server has reached at most which has not come up several times.
 const MAX_PATIENCE: u32 = 16;
+
+/// A process gives way to others that takes longer than this beyond twice the time of the one before it.
+const LATE: Duration = Duration::from_secs(1);
+
+/// How often a process is begun that gave way to others.
+const TRIES: u32 = 3;
 
 /// How long the events of a process may take to end that gets no new ones.
 const DRAIN: Duration = Duration::from_secs(120);
@@ -94,6 +100,8 @@ enum Stillborn {
     NotFound(String, String),
     #[error("runs, but nothing has answered at {0} for {1} s; it is killed")]
     Silent(String, f32),
+    #[error("was ended before anything answered at its socket: another process of that socket was needed")]
+    GaveWay,
     #[error("its socket cannot be set up: {0}")]
     Socket(std::io::Error),
     #[error("was stopped before anything answered at its socket")]
@@ -111,6 +119,8 @@ struct Supervisor {
     current: Option<Running>,
     /// The process that was begun.
     coming: Option<Coming>,
+    /// How much that one is needed.
+    need: watch::Sender<Need>,
     begun: Option<Result<Running, Stillborn>>,
     /// Finds out whether the socket of the current process is still there.
     doubt: Option<Verdict>,
@@ -150,6 +160,7 @@ impl Supervisor {
             launch,
             current: None,
             coming: None,
+            need: watch::Sender::new(Need::Usual),
             begun: None,
             doubt: None,
             pause_over: None,
@@ -230,9 +241,22 @@ impl Supervisor {
         match step {
             Step::Begin => self.begin(),
             Step::Pause(pause) => self.pause_over = Some(Instant::now() + pause),
+            // what was begun to take another's place may be the only one now
+            Step::Nothing if self.coming.is_some() => self.tell_need(),
             Step::Nothing | Step::Admit | Step::Shift | Step::End => {}
         }
         self.show();
+    }
+
+    fn tell_need(&self) {
+        let need = if self.current.is_some() || self.server.on_trial.load(Ordering::Relaxed) {
+            Need::Spare
+        } else if self.seat.is_promising() {
+            Need::Urgent
+        } else {
+            Need::Usual
+        };
+        self.need.send_if_modified(|before| std::mem::replace(before, need) != need);
     }
 
     fn show(&mut self) {
@@ -241,9 +265,15 @@ impl Supervisor {
 
     /// Begins a process.
     fn begin(&mut self) {
-        let patience = self.server.settings.process.start_timeout * self.patience;
-        let (server, launch) = (Arc::clone(&self.server), Arc::clone(&self.launch));
-        self.coming = Some(Box::pin(come_up(server, self.index, launch, self.desk.clone(), patience)));
+        self.tell_need();
+        let start = Start {
+            server: Arc::clone(&self.server),
+            index: self.index,
+            launch: Arc::clone(&self.launch),
+            desk: self.desk.clone(),
+            patience: self.patience,
+        };
+        self.coming = Some(Box::pin(start.come_up(self.need.subscribe())));
     }
 
     /// The process that was begun can serve, or came to nothing.
@@ -295,11 +325,7 @@ impl Supervisor {
     fn dismiss(&mut self, running: Running) {
         self.doubt = None;
         self.server.dismiss(&running.life);
-        let launch = Arc::clone(&self.launch);
-        let socket = running.life.socket.clone();
-        drop(running);
-        // the path may be claimed by a process that is coming up: it is waited for elsewhere
-        tokio::spawn(async move { launch.address.release(&socket).await });
+        self.launch.address.release(&running.life.socket);
     }
 
     async fn obey(&mut self, order: Order) -> Option<Event> {
@@ -460,52 +486,110 @@ fn limit(max: MaxMemory, settled: Option<u64>, machine: impl FnOnce() -> Option<
     }
 }
 
-/// Starts a process, waits until its socket answers, and starts in it the instances that are in use.
-async fn come_up(
+/// The start of a process.
+struct Start {
     server: Arc<Server>,
     index: usize,
     launch: Arc<Launch>,
     desk: mpsc::UnboundedSender<Order>,
-    patience: Duration,
-) -> Result<Running, Stillborn> {
-    let mut stop = server.stops();
-    let claim = tokio::select! {
-        biased;
-        _ = stopping(&mut stop) => return Err(Stillborn::Stopped),
-        claim = launch.address.claim(|warning| log(&server, Level::Warn, format_args!("{warning}"))) => claim,
-    };
-    let mut body = Body::start(&server, &launch).await?;
-    let process = Arc::clone(&body.process);
-    server.set_process(index, &process);
-    log(&server, Level::Notice, format_args!("started, pid {}: {}", process.pid, launch.line));
-    let listener = tokio::select! {
-        biased;
-        how = body.exited() => return Err(not_up(&server, &launch.line, how)),
-        how = stopping(&mut stop) => return Err(stopped(&server, body, how).await),
-        listener = claim.answering() => listener,
-        () = sleep(patience) => {
-            body.kill().await;
-            let socket = server.settings.socket.display().to_string();
-            return Err(Stillborn::Silent(socket, patience.as_secs_f32()));
+    /// The factor on `start_timeout`.
+    patience: u32,
+}
+
+impl Start {
+    /// Starts a process, waits until its socket answers, and starts in it the instances that are in use. Another one is
+    /// started in the place of one that gave way.
+    async fn come_up(self, mut need: watch::Receiver<Need>) -> Result<Running, Stillborn> {
+        for _ in 1..TRIES {
+            match self.attempt(&mut need).await {
+                Err(why @ Stillborn::GaveWay) => {
+                    log(&self.server, Level::Notice, format_args!("{why}; it is started again after that one"));
+                }
+                result => return result,
+            }
         }
-    };
-    let mode = server.settings.process.socket_mode;
-    let (socket, identity) = claim.settle(process.pid, listener, mode).map_err(Stillborn::Socket)?;
-    let max_events = server.settings.process.max_requests;
-    let name = server.name().to_owned();
-    let life = Arc::new(Life::new(name, socket, identity, Some(Arc::clone(&process)), max_events, desk));
-    let lives = server.lives();
-    let in_use = |instance: &crate::Instance| lives.iter().any(|life| instance.running(life.epoch).is_some());
-    tokio::select! {
-        biased;
-        how = body.exited() => return Err(not_up(&server, &launch.line, how)),
-        how = stopping(&mut stop) => return Err(stopped(&server, body, how).await),
-        // an event starts what is missing
-        result = warm(&server, &life, in_use) => if let Err(why) = result {
-            log(&server, Level::Warn, format_args!("pid {}: {why}", process.pid));
+        self.attempt(&mut need).await
+    }
+
+    async fn attempt(&self, need: &mut watch::Receiver<Need>) -> Result<Running, Stillborn> {
+        let Self { server, launch, .. } = self;
+        let mut stop = server.stops();
+        let claim = tokio::select! {
+            biased;
+            _ = stopping(&mut stop) => return Err(Stillborn::Stopped),
+            claim = launch.address.claim(need, |warning| log(server, Level::Warn, format_args!("{warning}"))) => claim,
+        };
+        let begun = Instant::now();
+        let mut body = Body::start(server, launch).await?;
+        let process = Arc::clone(&body.process);
+        server.set_process(self.index, &process);
+        log(server, Level::Notice, format_args!("started, pid {}: {}", process.pid, launch.line));
+        let listener = tokio::select! {
+            biased;
+            how = body.exited() => return Err(not_up(server, &launch.line, how)),
+            how = stopping(&mut stop) => return Err(stopped(server, body, how).await),
+            listener = claim.answering() => listener,
+            why = self.given_up(&claim, need, begun) => {
+                body.kill().await;
+                return Err(why);
+            }
+        };
+        server.set_start_time(begun.elapsed());
+        let mode = server.settings.process.socket_mode;
+        let (socket, identity) = claim.settle(process.pid, listener, mode).map_err(Stillborn::Socket)?;
+        let max_events = server.settings.process.max_requests;
+        let name = server.name().to_owned();
+        let desk = self.desk.clone();
+        let life = Arc::new(Life::new(name, socket, identity, Some(Arc::clone(&process)), max_events, desk));
+        let lives = server.lives();
+        let in_use = |instance: &crate::Instance| lives.iter().any(|life| instance.running(life.epoch).is_some());
+        tokio::select! {
+            biased;
+            how = body.exited() => return Err(not_up(server, &launch.line, how)),
+            how = stopping(&mut stop) => return Err(stopped(server, body, how).await),
+            // an event starts what is missing
+            result = warm(server, &life, in_use) => if let Err(why) = result {
+                log(server, Level::Warn, format_args!("pid {}: {why}", process.pid));
+            }
+        }
+        Ok(Running { body, life, since: Instant::now(), memory: None })
+    }
+
+    /// Waits until a process that does not answer is not to be waited for any longer.
+    async fn given_up(&self, claim: &Claim<'_>, need: &mut watch::Receiver<Need>, begun: Instant) -> Stillborn {
+        let server = &self.server;
+        let timeout = server.settings.process.start_timeout;
+        let late = server.start_time().map_or(timeout, |time| timeout.min(time * 2 + LATE));
+        let mut was_spare = false;
+        loop {
+            let needed = *need.borrow_and_update();
+            was_spare |= needed == Need::Spare;
+            let (longest, leaves) = match needed {
+                // another one serves
+                Need::Spare => (timeout, Duration::ZERO),
+                // the other one is gone: a new process may do better
+                _ if was_spare => (late, late),
+                _ => (timeout * self.patience, late),
+            };
+            let gives_way = async {
+                sleep_until(begun + leaves).await;
+                claim.wanted_urgently().await;
+            };
+            let gives_place = async {
+                sleep_until(begun + timeout).await;
+                claim.wanted().await;
+            };
+            tokio::select! {
+                biased;
+                Ok(()) = need.changed() => continue,
+                () = gives_way => return Stillborn::GaveWay,
+                () = gives_place => {}
+                () = sleep_until(begun + longest) => {}
+            }
+            let socket = server.settings.socket.display().to_string();
+            return Stillborn::Silent(socket, begun.elapsed().as_secs_f32());
         }
     }
-    Ok(Running { body, life, since: Instant::now(), memory: None })
 }
 
 /// Ends a process that is not wanted any more.
@@ -552,7 +636,7 @@ async fn end(server: &Arc<Server>, launch: &Launch, running: Running, grace: Dur
         log(server, Level::Info, format_args!("pid {pid} has ended"));
     }
     server.dismiss(&life);
-    launch.address.release(&life.socket).await;
+    launch.address.release(&life.socket);
 }
 
 /// Waits until the socket of a life answers as it did.

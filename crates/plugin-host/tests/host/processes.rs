@@ -7,6 +7,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::json;
+use silverback_config::settings::PluginServer;
 use silverback_plugin_host::{ChangeError, EventEnd, Offer, ServerState, WireProtocol};
 
 use crate::support::{LONG, SHORT, Script, Stage, block_on};
@@ -195,6 +196,81 @@ fn a_server_that_ends_as_it_takes_over_is_started_again() {
         assert_eq!(stage.run(&new, &mut Script::default()).await.unwrap(), EventEnd::Returned);
         stage.host.stop().await;
     });
+}
+
+/// Lets the process of a server hang before it listens, as long as a file `hang` is there, and say so in the journal.
+fn hangs_at_its_start(server: &mut PluginServer) {
+    let beside = |name: &str| server.socket.with_file_name(name).display().to_string();
+    let line = server.start_cmd.as_deref().unwrap_or("false");
+    let hang = format!("if [ -e {} ]; then echo hung >> {}; exec sleep 100; fi", beside("hang"), beside("journal"));
+    server.start_cmd = Some(format!("sh -c '{hang}; exec {line}'"));
+}
+
+#[test]
+fn a_server_on_trial_that_hangs_delays_no_process_that_is_needed() {
+    block_on(async {
+        let protocol = WireProtocol::MsgPack;
+        let stage = Stage::new(protocol, LONG);
+        let instance = stage.script(json!([]));
+        assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+        let mut settings = [stage.settings()];
+        hangs_at_its_start(&mut settings[0]);
+        std::fs::write(stage.socket().with_file_name("hang"), "").unwrap();
+        let offers = [offer(protocol)];
+        let change = stage.host.change(&settings, &[], &offers, |_| false);
+        let old_one_ends = async {
+            for turn in 1..3 {
+                // it is tried again when the other one has come up
+                stage.wait_noted("hung", turn).await;
+                kill(Pid::from_raw(stage.pid()), Signal::SIGKILL).unwrap();
+                stage.wait_noted("pid", turn + 1).await;
+                assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+            }
+            stage.wait_noted("hung", 3).await;
+            std::fs::remove_file(stage.socket().with_file_name("hang")).unwrap();
+            kill(Pid::from_raw(stage.pid()), Signal::SIGKILL).unwrap();
+            stage.wait_noted("pid", 4).await;
+        };
+        let (change, ()) = tokio::join!(change, old_one_ends);
+        let errors = change.err().unwrap();
+        let [ChangeError::NotUp { reason, .. }] = errors.as_slice() else { panic!("{errors:?}") };
+        assert!(reason.contains("another process of that socket was needed"), "{reason}");
+        assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+        stage.host.stop().await;
+    });
+}
+
+#[test]
+fn a_renewal_that_hangs_delays_no_process_that_is_needed() {
+    for workers in [1, 2] {
+        block_on(async {
+            let stage = Stage::with_settings(WireProtocol::MsgPack, LONG, "", |server| {
+                server.process.workers = workers;
+                server.process.max_requests = 3;
+                hangs_at_its_start(server);
+            });
+            stage.wait(|| ready(&stage) == workers, "the first processes").await;
+            std::fs::write(stage.socket().with_file_name("hang"), "").unwrap();
+            let instance = stage.script(json!([]));
+            stage
+                .wait_for(
+                    async || {
+                        assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+                        stage.noted("hung") > 0
+                    },
+                    "a renewal",
+                )
+                .await;
+            std::fs::remove_file(stage.socket().with_file_name("hang")).unwrap();
+            for pid in stage.noted_pids() {
+                kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+            }
+            stage.wait_noted("pid", 2 * workers).await;
+            stage.wait(|| ready(&stage) == workers, "the next processes").await;
+            assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+            stage.host.stop().await;
+        });
+    }
 }
 
 #[test]
