@@ -299,7 +299,7 @@ impl Supervisor {
     fn lost(&mut self, how: &str) -> Event {
         if let Some(running) = self.current.take() {
             let lived = running.since.elapsed().as_secs_f32();
-            self.dismiss(running);
+            self.dismiss(&running);
             self.fate = Some(format!("ended ({how}) after {lived:.1} s"));
             self.server.restarts.fetch_add(1, Ordering::Relaxed);
             self.reason = Some(format!("ended ({how})"));
@@ -322,7 +322,7 @@ impl Supervisor {
     }
 
     /// A life is over.
-    fn dismiss(&mut self, running: Running) {
+    fn dismiss(&mut self, running: &Running) {
         self.doubt = None;
         self.server.dismiss(&running.life);
         self.launch.address.release(&running.life.socket);
@@ -346,7 +346,7 @@ impl Supervisor {
                 self.seat.forgive();
                 self.server.restarts.fetch_add(1, Ordering::Relaxed);
                 if let Some(running) = self.current.take() {
-                    self.dismiss(running);
+                    self.dismiss(&running);
                 }
                 Some(Event::Ended)
             }
@@ -372,7 +372,7 @@ impl Supervisor {
         self.fate = Some(format!("runs, but nothing answers at {socket} any more; it is killed"));
         self.server.restarts.fetch_add(1, Ordering::Relaxed);
         if let Some(running) = self.current.take() {
-            self.dismiss(running);
+            self.dismiss(&running);
         }
         Some(Event::Ended)
     }

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use self::{
     logs::log,
     renewal::Scope,
-    signals::{Order, Signals},
+    signals::{Ending, Order, Signals},
     verdict::Verdict,
     watcher::{Files, Watcher},
 };
@@ -207,34 +207,47 @@ impl Gateway {
                 names = self.watcher.changed() => Order::Renew(names),
             };
             match order {
-                Order::Stop(name) => {
-                    log(Level::Notice, format_args!("{name} received, stopping at once"));
+                Order::End(ending) => {
+                    self.obey_ending(ending, "", signals).await;
                     return;
                 }
-                Order::Quit => {
-                    log(Level::Notice, format_args!("SIGQUIT received, finishing the requests under way"));
-                    self.drain(signals).await;
+                // A change that is cut short is not made.
+                Order::Reload => {
+                    let before = Arc::clone(&self.settings);
+                    let ending = tokio::select! {
+                        () = self.reload() => continue,
+                        ending = signals.ending() => ending,
+                    };
+                    if Arc::ptr_eq(&before, &self.settings) {
+                        let why = "the gateway was told to stop".to_owned();
+                        verdict::write(&self.settings.prefix, &Verdict::Refused(why));
+                    }
+                    self.obey_ending(ending, " while reloading", signals).await;
                     return;
                 }
-                Order::Reload => tokio::select! {
-                    () = self.reload() => {}
-                    name = signals.stopped() => {
-                        log(Level::Notice, format_args!("{name} received while reloading, stopping at once"));
-                        return;
-                    }
-                },
-                Order::Renew(names) => tokio::select! {
-                    () = self.renew_servers(names) => {}
-                    name = signals.stopped() => {
-                        log(Level::Notice, format_args!("{name} received, stopping at once"));
-                        return;
-                    }
-                },
+                Order::Renew(names) => {
+                    let ending = tokio::select! {
+                        () = self.renew_servers(names) => continue,
+                        ending = signals.ending() => ending,
+                    };
+                    self.obey_ending(ending, "", signals).await;
+                    return;
+                }
                 Order::ReopenLogs => {
                     log(Level::Notice, format_args!("SIGUSR1 received, reopening logs"));
                     silverback_log::reopen();
                 }
                 Order::Ignore(name) => log(Level::Notice, format_args!("{name} received, it has no meaning here")),
+            }
+        }
+    }
+
+    async fn obey_ending(&mut self, ending: Ending, when: &str, signals: &mut Signals) {
+        match ending {
+            Ending::Stop(name) => log(Level::Notice, format_args!("{name} received{when}, stopping at once")),
+            Ending::Quit => {
+                log(Level::Notice, format_args!("SIGQUIT received{when}, finishing the requests under way"));
+                self.drain(signals).await;
             }
         }
     }

@@ -110,11 +110,14 @@ class RemoteEvent(object):
         from multiprocessing.reduction import ForkingPickler
 
         self._pool = pool
+        self._pids = self._workers()
         self._pipe, theirs = Pipe(duplex=True)
         self.address = bytes(ForkingPickler.dumps(theirs))
         theirs.close()
         self._error = None
         self._worker = None
+        self._later = None  # a task that was submitted after this one
+        self._looks = 0
 
     def submitted(self, error):
         """The pool could not run it."""
@@ -126,7 +129,11 @@ class RemoteEvent(object):
                 while not self._pipe.poll(0.2):
                     if self._error is not None:
                         return FAILURE, "its handler cannot be run: %s" % (self._error,)
-                    if self._worker is not None and not self._lives(self._worker):
+                    if self._worker is None:
+                        if self._is_lost():
+                            self._take_back()
+                            return FAILURE, "the process of its handler ended"
+                    elif not self._lives(self._worker):
                         if not self._pipe.poll(0):
                             return FAILURE, "the process of its handler ended"
                 what = self._pipe.recv()
@@ -136,6 +143,30 @@ class RemoteEvent(object):
                     return what
         except (EOFError, OSError):
             return FAILURE, "the process of its handler ended"
+
+    def _is_lost(self):
+        """Whether a worker took it, and ended before it could say so."""
+        if self._later is None:
+            if self._workers() != self._pids:
+                self._later = self._pool.apply_async(_nothing)
+            return False
+        # tasks are taken in order: when a later one has been done, this one was taken
+        if self._later.ready():
+            self._looks += 1
+        return self._looks > 5
+
+    def _take_back(self):
+        """Closes what was meant for the worker; should one still come for it, it does not run the handler."""
+        import pickle
+
+        self._pipe.close()
+        try:
+            pickle.loads(self.address).close()
+        except Exception:  # it was taken
+            pass
+
+    def _workers(self):
+        return set(worker.pid for worker in list(self._pool._pool))
 
     def _lives(self, pid):
         return any(worker.pid == pid and worker.is_alive() for worker in list(self._pool._pool))
