@@ -146,6 +146,13 @@ impl Trial {
         server
     }
 
+    /// The server in Python whose handlers run in processes of their own.
+    pub fn multiprocessing(self) -> PluginServer {
+        let mut server = PluginServer::from(self);
+        server.start = server.start.map(|start| start + " --multiprocessing");
+        server
+    }
+
     /// The server whose plugin is what [`Trial::install`] put into this directory.
     pub fn installed_in(self, directory: &Path) -> PluginServer {
         let mut server = PluginServer::from(self);

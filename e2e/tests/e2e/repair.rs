@@ -104,6 +104,14 @@ impl Rpc {
         *id
     }
 
+    /// Whether the server has an entry of this event.
+    async fn knows(&mut self, event: i64) -> bool {
+        let result = Return::default();
+        let step = Request::Step { event, method: "kong.response.exit", result: &result };
+        let (error, _) = self.call(&step).await.unwrap();
+        !error.as_str().is_some_and(|error| error.contains("not found"))
+    }
+
     async fn access(&mut self, instance: i64) -> (Value, Value) {
         self.call(&Request::HandleEvent { instance, phase: "access" }).await.unwrap()
     }
@@ -331,4 +339,69 @@ async fn what_python_loads_at_its_start_is_still_loaded() {
     running.logged_error(&["its handler raised RuntimeError"]).await;
     // once by the query command, which is not repaired, and once by the server
     assert_eq!(std::fs::read_to_string(loaded).unwrap(), "xx");
+}
+
+#[tokio::test]
+async fn the_end_of_a_worker_that_had_not_begun_is_noticed() {
+    let upstream = Upstream::echo().await;
+    let service = |name: &str, config: Json| {
+        let mut service = upstream.service(name, &[&format!("/{name}")]);
+        service["plugins"] = json!([{ "name": "trial-py", "config": config }]);
+        service
+    };
+    let services = [
+        service("failing", json!({ "fault": "exit worker" })),
+        service("checked", json!({ "header": "X-Checked", "value": "yes" })),
+    ];
+    let running = Gateway::new()
+        .plugin_servers([Trial::Python.multiprocessing()])
+        .conf("pluginserver_trial_py_timeout = 86400000")
+        .config(json!({ "services": services }))
+        .start()
+        .await;
+    for _ in 0..3 {
+        assert_eq!(running.get("/failing").await.status, 500);
+    }
+    running.logged_error(&["failed in access: the process of its handler ended"]).await;
+    let answer = running.get("/checked").await;
+    assert_eq!((answer.status, answer.header("x-checked")), (200, Some("yes")));
+}
+
+#[tokio::test]
+async fn thousands_of_javascript_events_leave_no_entry_behind() {
+    let upstream = Upstream::echo().await;
+    let running = gateway(&upstream, Trial::JavaScript, "", &[]).await;
+    let before = pids(&running, Trial::JavaScript);
+    let mut rpc = Rpc::open(&running, Trial::JavaScript).await;
+    let silent = rpc.start(Trial::JavaScript, &json!({})).await;
+    let exits = rpc.start(Trial::JavaScript, &json!({ "exit": 403 })).await;
+    let mut events = Vec::new();
+    for _ in 0..1500 {
+        events.push(event(&rpc.access(silent).await.1));
+        events.push(event(&rpc.access(exits).await.1));
+    }
+    for event in events {
+        assert!(!rpc.knows(event).await, "event {event}");
+    }
+    same_server(&running, Trial::JavaScript, &before).await;
+}
+
+#[tokio::test]
+async fn what_events_leave_in_an_unrepaired_javascript_server_goes_with_its_process() {
+    let upstream = Upstream::echo().await;
+    let conf = "pluginserver_trial_js_repair = off\npluginserver_trial_js_max_requests = 100";
+    let running = gateway(&upstream, Trial::JavaScript, conf, &[("refused", json!({ "exit": 403 }))]).await;
+    let before = pids(&running, Trial::JavaScript);
+    let mut rpc = Rpc::open(&running, Trial::JavaScript).await;
+    let exits = rpc.start(Trial::JavaScript, &json!({ "exit": 403 })).await;
+    let left = event(&rpc.access(exits).await.1);
+    assert!(rpc.knows(left).await, "the entry stays, as in Kong");
+    drop(rpc);
+    let replaced = async {
+        while pids(&running, Trial::JavaScript).iter().any(|pid| before.contains(pid)) {
+            assert_eq!(running.get("/refused").await.status, 403);
+        }
+    };
+    within("another process", replaced).await;
+    assert_eq!(running.get("/refused").await.status, 403);
 }

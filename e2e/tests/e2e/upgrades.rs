@@ -2,6 +2,7 @@
 //!
 //! `SILVERBACK_UPGRADES` is how many upgrades in a row each of the first three tests makes.
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use silverback_e2e::{Connection, Gateway, Running, Trial, Upstream, eventually, eventually_async};
 
@@ -105,6 +106,60 @@ async fn a_server_that_does_not_come_up_is_taken_back_and_the_old_one_goes_on() 
     assert_eq!(ended.status, Some(0), "{ended:?}");
     assert_eq!(gateway.get("/checked").await.header("x-checked"), Some("yes2"));
     load.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_ends_before_it_takes_over_is_taken_back_and_the_old_one_goes_on() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new();
+    let plugins = gateway.directory().join("plugins");
+    let trials = [Trial::Python, Trial::JavaScript];
+    trials.iter().for_each(|trial| trial.install(&plugins, "0", ""));
+    let services = trials.map(|trial| {
+        let path = format!("/{}", trial.plugin());
+        let mut service = upstream.service(trial.plugin(), &[&path]);
+        service["plugins"] = json!([{ "name": trial.plugin(), "config": { "header": "X-Checked", "value": "yes" } }]);
+        service
+    });
+    let servers = trials.map(|trial| trial.installed_in(&plugins));
+    let gateway = gateway.plugin_servers(servers).config(json!({ "services": services })).start().await;
+
+    // the one is up, and ends while the other one, which waits for that, starts
+    let ended = gateway.path("ended").display().to_string();
+    let python = format!(
+        "import os, sys, threading\n\
+         def end():\n    open({ended:?}, 'w').close()\n    os._exit(3)\n\
+         if '--dump' not in sys.argv: threading.Timer(2, end).start()\n"
+    );
+    let javascript = format!(
+        "const wait = new Int32Array(new SharedArrayBuffer(4))\n\
+         while (!process.argv.some((word) => word.includes('dump')) && !require('fs').existsSync({ended:?})) \
+         Atomics.wait(wait, 0, 0, 50)\n"
+    );
+    Trial::Python.install(&gateway.path("plugins"), "1", &python);
+    Trial::JavaScript.install(&gateway.path("plugins"), "1", &javascript);
+    let ended = gateway.command(&["reload"]).await;
+    assert_eq!(ended.status, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("trial-py does not come up"), "{ended:?}");
+    for trial in trials {
+        let answer = gateway.get(&format!("/{}", trial.plugin())).await;
+        assert_eq!((answer.status, answer.header("x-checked")), (200, Some("yes0")), "{trial:?}");
+    }
+}
+
+#[tokio::test]
+async fn quit_is_obeyed_while_a_new_server_starts() {
+    let upstream = Upstream::echo().await;
+    let mut gateway = exchangeable(&upstream, Trial::Python, "").await;
+    let hangs = "import sys, time\nif '--dump' not in sys.argv: time.sleep(3600)\n";
+    Trial::Python.install(&gateway.path("plugins"), "1", hangs);
+    gateway.signal(Signal::SIGHUP);
+    eventually("a second process", || (gateway.plugin_server_pids("plugins/trial.py").len() == 2).then_some(())).await;
+    gateway.signal(Signal::SIGQUIT);
+    assert_eq!(gateway.exit_status().await, Some(0));
+    assert!(gateway.error_log().contains("SIGQUIT received while reloading"));
+    eventually("the end of the processes", || gateway.plugin_server_pids("plugins/trial.py").is_empty().then_some(()))
+        .await;
 }
 
 #[tokio::test]

@@ -274,6 +274,28 @@ fn a_renewal_that_hangs_delays_no_process_that_is_needed() {
 }
 
 #[test]
+fn a_process_with_many_instances_that_nobody_asks_for_is_replaced() {
+    for protocol in BOTH {
+        block_on(async {
+            let stage = Stage::new(protocol, LONG);
+            let kept = stage.script(json!([]));
+            assert_eq!(stage.run(&kept, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+            for number in 0..1000 {
+                // as after a change of the configuration, nobody holds the one before
+                let instance = stage.instance(json!({ "script": [], "name": number.to_string() }));
+                assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+            }
+            stage.wait_noted("pid", 2).await;
+            stage.wait(|| stage.status().processes.len() == 1, "the end of the first").await;
+            assert_eq!(stage.run(&kept, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+            let status = stage.status();
+            assert_eq!((status.restarts, status.processes[0].instances), (0, 1));
+            stage.host.stop().await;
+        });
+    }
+}
+
+#[test]
 fn a_server_that_refuses_what_the_old_one_takes_changes_nothing() {
     block_on(async {
         let stage = Stage::new(WireProtocol::MsgPack, LONG);

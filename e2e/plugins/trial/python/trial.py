@@ -24,6 +24,12 @@ class Plugin:
     def __init__(self, config):
         self.config = {name: value for name, value in config.items() if value is not None}
 
+    def __setstate__(self, state):
+        # of an instance that a worker of the multiprocessing mode is given with an event
+        if state["config"].get("fault") == "exit worker":
+            os._exit(3)
+        self.__dict__.update(state)
+
     def access(self, kong):
         config = self.config
         fault = config.get("fault")
