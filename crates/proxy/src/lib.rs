@@ -104,10 +104,15 @@ impl Proxy {
         Ok(())
     }
 
-    /// Puts a generation in force: requests that begin from now on use it.
-    pub fn publish(&self, generation: Generation) {
-        generation.put_in_force(&self.shared.balancers);
-        self.shared.generation.store(Arc::new(generation));
+    /// Puts a generation in force: requests that begin when this has ended use it.
+    pub async fn publish(&self, generation: Generation) {
+        let generation = Arc::new(generation);
+        let (published, balancers) = (Arc::clone(&generation), self.shared.balancers.clone());
+        // Thousands of targets take their time, and this thread has others to serve.
+        let putting = tokio::task::spawn_blocking(move || published.put_in_force(&balancers));
+        // It fails only when the runtime ends.
+        let _ = putting.await;
+        self.shared.generation.store(generation);
     }
 
     /// The generation in force.

@@ -286,3 +286,65 @@ async fn the_newer_settings_hold_when_they_are_switched_on() {
     // Only names of the form of a service's are asked for SRV records.
     assert_eq!(dns.questions("svc.test", "SRV"), 0);
 }
+
+#[tokio::test]
+async fn a_reload_while_a_target_does_not_resolve_holds_up_no_request() {
+    let a = Upstream::named("a").await;
+    let dns = Dns::start().await;
+    dns.addresses("good.test", 3600, &["127.0.0.1"]);
+    let config = |comment: &str| {
+        let upstream = |name: &str, hosts: &[&str]| {
+            let targets: Vec<Value> =
+                hosts.iter().map(|host| json!({ "target": format!("{host}:{}", a.port()) })).collect();
+            json!({
+                "name": name, "algorithm": "consistent-hashing", "hash_on": "path", "targets": targets,
+                "tags": [comment],
+            })
+        };
+        let service = |name: &str| json!({ "name": name, "host": name, "routes": [{ "paths": [format!("/{name}")] }] });
+        json!({
+            "services": [service("mixed"), service("failed"), service("added")],
+            "upstreams": [
+                upstream("mixed", &["good.test", "bad.test"]),
+                upstream("failed", &["bad.test"]),
+                upstream("added", if comment == "first" { &["good.test"] } else { &["good.test", "new.test"] }),
+            ],
+        })
+    };
+    let conf = format!("{}\ndns_not_found_ttl = 0.1", dns.conf());
+    let gateway = Gateway::new().conf(&conf).config(config("first")).start().await;
+    let statuses = async || {
+        let limit = std::time::Duration::from_secs(30);
+        let get = async |path| tokio::time::timeout(limit, gateway.get(path)).await.map(|answer| answer.status);
+        [get("/mixed").await, get("/failed").await, get("/added").await]
+    };
+    assert_eq!(statuses().await, [Ok(200), Ok(503), Ok(200)]);
+    // What is known of the name that fails is old by the time that it is asked for again.
+    dns.answers(false);
+    let asked = dns.questions("bad.test", "SRV");
+    eventually("another question", || (dns.questions("bad.test", "SRV") > asked).then_some(())).await;
+    gateway.rewrite_config(&config("second"));
+    assert_eq!(gateway.command(&["reload"]).await.status, Some(0));
+    eventually("the name of the new configuration", || (dns.questions("new.test", "SRV") > 0).then_some(())).await;
+    assert_eq!(statuses().await, [Ok(200), Ok(503), Ok(200)]);
+}
+
+#[tokio::test]
+async fn a_name_that_is_not_answered_is_waited_for_no_longer_than_a_connection() {
+    let dns = Dns::start().await;
+    dns.answers(false);
+    let mut config = service("slow.test", 80);
+    config["services"][0]["connect_timeout"] = json!(1500);
+    let gateway = Gateway::new()
+        .conf(&dns.conf())
+        .environment("RES_OPTIONS", "timeout:30 attempts:10")
+        .config(config)
+        .start()
+        .await;
+    let answer = gateway.get_with("/", &["Accept: application/json"]).await;
+    assert_eq!(answer.status, 500);
+    assert_eq!(
+        answer.json()["message"],
+        "failed the initial dns/balancer resolve for 'slow.test' with: the name was not resolved in time: timeout"
+    );
+}

@@ -71,7 +71,7 @@ async fn attempts<T>(
     let shared = Arc::clone(&session.worker.shared);
     let entity = routed.upstreams.find(&choice.host).map(AsRef::as_ref);
     let hash = entity.and_then(|entity| hash_input::of(entity, &session.exchange).0);
-    let mut attempts = Attempts::new(entity, &choice.host, choice.port, shared.balancers.resolver(), hash);
+    let mut attempts = Attempts::new(entity, &choice.host, choice.port, shared.balancers.resolver(), hash, limit);
     let mut retries = choice.retries;
     loop {
         let address = match attempts.next().await {

@@ -27,7 +27,10 @@ use std::{
 use arc_swap::ArcSwap;
 use silverback_log::Level;
 use silverback_model::{Id, Snapshot};
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 pub use self::report::{SetHealthError, UpstreamHealth};
 use self::{
@@ -75,8 +78,11 @@ pub(crate) struct Balancer {
     peers: ArcSwap<Peers>,
     /// Whose turn it is.
     turn: AtomicUsize,
-    /// Whether every target has been looked up, successfully or not.
-    settled: watch::Sender<bool>,
+    /// Tells those who wait that the addresses are other ones.
+    rebuilt: watch::Sender<()>,
+    /// Held while it is added up what is available: never for long.
+    counting: Mutex<()>,
+    /// Held while addresses are put together.
     inner: Mutex<Inner>,
 }
 
@@ -88,6 +94,10 @@ struct Inner {
     addresses: HashMap<AddressKey, Arc<AddressState>>,
     /// What the names of targets last stood for.
     answers: HashMap<Arc<str>, Arc<Answer>>,
+    /// When there were targets for the first time.
+    begun: Option<Instant>,
+    /// Once all targets had been looked up.
+    was_settled: bool,
 }
 
 impl Upstreams {
@@ -183,7 +193,8 @@ impl Default for Balancer {
         Self {
             peers: ArcSwap::default(),
             turn: AtomicUsize::new(0),
-            settled: watch::channel(false).0,
+            rebuilt: watch::channel(()).0,
+            counting: Mutex::default(),
             inner: Mutex::default(),
         }
     }
@@ -220,15 +231,22 @@ impl Balancer {
     fn rebuild(&self, inner: &mut Inner, resolver: &Resolver) {
         let Some(definition) = inner.definition.clone() else { return };
         let peers = Peers::build(&definition, inner, resolver);
-        let settled = !peers.is_pending();
+        let counting = self.counting();
         peers.recount();
         let before = self.peers.load();
-        if definition.checks.are_used() && !before.is_pending() && before.is_healthy() != peers.is_healthy() {
-            log_balancer(&definition, peers.is_healthy());
-        }
+        let turned = !before.is_pending() && before.is_healthy() != peers.is_healthy();
+        let healthy = peers.is_healthy();
         drop(before);
         self.peers.store(Arc::new(peers));
-        self.settled.send_replace(settled);
+        drop(counting);
+        self.rebuilt.send_replace(());
+        if definition.checks.are_used() && turned {
+            log_balancer(&definition, healthy);
+        }
+    }
+
+    fn counting(&self) -> MutexGuard<'_, ()> {
+        self.counting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts an outcome, and takes the address out or back if that was the last that it needed.
@@ -256,7 +274,7 @@ impl Balancer {
     /// Adds up again what is available.
     fn recount(&self) {
         // One at a time: the last to write must be the last to have looked.
-        let _inner = self.inner();
+        let _counting = self.counting();
         let peers = self.peers.load();
         let was_healthy = peers.is_healthy();
         peers.recount();
@@ -271,10 +289,11 @@ impl Balancer {
         self.turn.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Waits until every target has been looked up once.
-    async fn settle(&self) {
-        // A balancer that is dropped meanwhile is no reason to wait.
-        let _ = self.settled.subscribe().wait_for(|settled| *settled).await;
+    /// Waits as long as the addresses, or what is known of them, say that it must be waited.
+    async fn wait_while(&self, must_wait: impl Fn(&Peers) -> bool) {
+        let mut rebuilt = self.rebuilt.subscribe();
+        // The other end is this balancer's own.
+        while must_wait(&self.peers.load()) && rebuilt.changed().await.is_ok() {}
     }
 }
 

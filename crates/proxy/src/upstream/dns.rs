@@ -21,6 +21,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use silverback_config::settings::Dns;
@@ -34,6 +35,8 @@ use super::balancer::ring::ring;
 
 /// Questions of workers that the keeper has not taken yet; more wait for room.
 const QUESTIONS: usize = 1024;
+/// The least that a request waits for a name, however short the time that it gives a connection.
+const LEAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Why a name has no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +49,9 @@ pub(crate) enum ResolveError {
     Empty,
     #[error("recursion detected")]
     Recursion,
+    /// It took longer, or would have cost more questions, than a look-up may.
+    #[error("the name was not resolved in time: timeout")]
+    Timeout,
     #[error("{0}")]
     Transport(String),
 }
@@ -219,18 +225,31 @@ impl Resolver {
         }
     }
 
-    /// What a name stands for. Waits only if there is nothing usable yet.
+    /// What was last learnt of a name, without waiting: a failure counts until there is other news. `None` if it was
+    /// never looked up, or so long ago that what it stood for then says nothing.
+    pub(crate) fn last_known(&self, name: &str) -> Option<Outcome> {
+        self.peek(name).or_else(|| {
+            let state = self.0.cache.state(&normal(name))?;
+            state.outcome.is_err().then(|| state.outcome.clone())
+        })
+    }
+
+    /// What a name stands for. Waits only if there is nothing usable yet, and no longer than `limit`.
     ///
     /// # Errors
-    /// The name does not resolve.
-    pub(crate) async fn resolve(&self, name: &str) -> Outcome {
+    /// The name does not resolve, or not in time.
+    pub(crate) async fn resolve(&self, name: &str, limit: Duration) -> Outcome {
         if let Some(outcome) = self.peek(name) {
             return outcome;
         }
         let (tell, told) = oneshot::channel();
         let gone = || ResolveError::Transport("the gateway is stopping".to_owned());
-        self.0.asks.send(Ask { name: normal(name).into(), tell: Some(tell) }).await.map_err(|_| gone())?;
-        told.await.map_err(|_| gone())?
+        let asking = async {
+            self.0.asks.send(Ask { name: normal(name).into(), tell: Some(tell) }).await.map_err(|_| gone())?;
+            told.await.map_err(|_| gone())?
+        };
+        let answered = tokio::time::timeout(limit.max(LEAST_WAIT), asking).await;
+        answered.unwrap_or(Err(ResolveError::Timeout))
     }
 
     /// Asks again for a name whose answer has lived its time. Lost when the keeper has too much to do: the next use of

@@ -142,8 +142,9 @@ pub(crate) async fn send(
     let upstream = upstreams.find(&choice.host);
     let (hash, cookie) = upstream.map(|upstream| hash_input::of(upstream, &flight.exchange)).unwrap_or_default();
     flight.hash_cookie = cookie;
-    let mut attempts =
-        Attempts::new(upstream.map(AsRef::as_ref), &choice.host, choice.port, shared.balancers.resolver(), hash);
+    let limit = Duration::from_millis(u64::from(choice.connect_timeout));
+    let resolver = shared.balancers.resolver();
+    let mut attempts = Attempts::new(upstream.map(AsRef::as_ref), &choice.host, choice.port, resolver, hash, limit);
     let begun = flight.clock();
     let chosen = attempts.next().await;
     flight.timed(&["balancer"], begun);

@@ -80,7 +80,7 @@ impl Gateway {
         }
         remarks.extend(advice(&snapshot, &found.catalogue));
         // Requests that have begun keep the servers that they began with; those end when nobody needs them any more.
-        self.proxy.publish(generation);
+        self.proxy.publish(generation).await;
         if !matches!(scope, Scope::Servers(_)) {
             tell_debug_token(&settings);
         }

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{Balancer, Upstream, address::AddressState};
@@ -38,19 +38,23 @@ pub(crate) struct Attempts<'a> {
     port: u16,
     resolver: &'a Resolver,
     hash: String,
+    /// How long to wait for addresses that are not known yet.
+    limit: Duration,
     tried: Vec<Arc<AddressState>>,
     tried_sockets: Vec<SocketAddr>,
     current: Option<InUse>,
 }
 
 impl<'a> Attempts<'a> {
-    /// `hash` is what [`Upstream::hash_value`] gives; only consistent hashing looks at it.
+    /// `hash` is what [`Upstream::hash_value`] gives; only consistent hashing looks at it. `limit` is the request's
+    /// connect timeout: no longer than that is waited for a name.
     pub(crate) fn new(
         upstream: Option<&'a Upstream>,
         host: &'a str,
         port: u16,
         resolver: &'a Resolver,
         hash: Option<String>,
+        limit: Duration,
     ) -> Self {
         Self {
             upstream,
@@ -58,6 +62,7 @@ impl<'a> Attempts<'a> {
             port,
             resolver,
             hash: hash.unwrap_or_default(),
+            limit,
             tried: Vec::new(),
             tried_sockets: Vec::new(),
             current: None,
@@ -79,13 +84,7 @@ impl<'a> Attempts<'a> {
 
     async fn next_peer(&mut self, upstream: &Upstream) -> Result<Address, BalanceError> {
         let balancer = &upstream.balancer;
-        let must_settle = {
-            let peers = balancer.peers.load();
-            (peers.is_pending() && !peers.is_healthy()) || peers.is_unsettled_circle()
-        };
-        if must_settle {
-            balancer.settle().await;
-        }
+        self.wait_for_addresses(balancer).await;
         let peers = balancer.peers.load();
         if !peers.is_healthy() {
             return Err(BalanceError::NoTargets);
@@ -95,6 +94,26 @@ impl<'a> Attempts<'a> {
         self.tried.push(Arc::clone(&peer.address));
         self.current = Some(InUse::new(balancer, &peer.address));
         Ok(place)
+    }
+
+    /// Waits only where nothing is usable but may soon be, and never longer than the request gives a connection.
+    async fn wait_for_addresses(&self, balancer: &Balancer) {
+        let (nothing, circle) = {
+            let peers = balancer.peers.load();
+            if !peers.is_pending() {
+                return;
+            }
+            (!peers.is_healthy(), peers.circle_begins_until())
+        };
+        let limit = tokio::time::Instant::now() + self.limit;
+        if let Some(until) = circle {
+            let whole = balancer.wait_while(|peers| peers.circle_begins_until().is_some());
+            let _ = tokio::time::timeout_at(until.min(limit), whole).await;
+        }
+        if nothing {
+            let usable = balancer.wait_while(|peers| peers.is_pending() && !peers.is_healthy());
+            let _ = tokio::time::timeout_at(limit, usable).await;
+        }
     }
 
     async fn next_of_host(&mut self) -> Result<Address, BalanceError> {
@@ -108,7 +127,7 @@ impl<'a> Attempts<'a> {
             Ok(ip) => (ip, self.port),
             Err(_) => {
                 let failed = |error| BalanceError::Resolve { host: host.to_owned(), error };
-                let answer = self.resolver.resolve(host).await.map_err(failed)?;
+                let answer = self.resolver.resolve(host, self.limit).await.map_err(failed)?;
                 let mut repeated = None;
                 let found = answer.in_turn().map(|(ip, port)| (ip, port.unwrap_or(self.port))).find(|(ip, port)| {
                     let tried = self.tried_sockets.contains(&SocketAddr::new(*ip, *port));

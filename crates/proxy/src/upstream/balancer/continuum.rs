@@ -1,5 +1,7 @@
 //! Consistent hashing: `kong/runloop/balancer/consistent_hashing.lua`, point for point.
 
+use std::io::Write as _;
+
 use twox_hash::XxHash32;
 
 /// Points of an address when all weigh the same.
@@ -38,10 +40,14 @@ impl Continuum {
             let entries = (share.weight * targets as u64 * POINTS_EACH / total.max(1)).max(1);
             let mut placed = 0;
             let mut number = 1_u32;
+            let mut name = format!("{}::{} ", share.host, share.port).into_bytes();
+            let prefix = name.len();
             // A slot that is taken already costs one more try, as long as there are slots at all.
             while placed < entries && free > 0 && number <= slots {
-                let name = format!("{}::{} {number}", share.host, share.port);
-                let slot = hash(name.as_bytes()) % slots;
+                name.truncate(prefix);
+                // Writing to memory does not fail.
+                let _ = write!(name, "{number}");
+                let slot = hash(&name) % slots;
                 if let Some(place @ None) = circle.get_mut(slot as usize) {
                     *place = Some(share.index);
                     placed += 1;

@@ -48,9 +48,15 @@ pub(super) async fn run(balancers: Balancers) {
             tokio::select! {
                 () = redefined.as_mut() => break,
                 names = balancers.0.resolver.changed() => {
-                    for (_, balancer) in balancers.all() {
-                        balancer.follow_dns(&names, &balancers.0.resolver);
-                    }
+                    // Thousands of targets take their time, and this thread has others to serve.
+                    let balancers = balancers.clone();
+                    let following = tokio::task::spawn_blocking(move || {
+                        for (_, balancer) in balancers.all() {
+                            balancer.follow_dns(&names, &balancers.0.resolver);
+                        }
+                    });
+                    // It fails only when the runtime ends.
+                    let _ = following.await;
                 }
             }
         }
@@ -60,24 +66,25 @@ pub(super) async fn run(balancers: Balancers) {
 /// Starts the probes that are wanted and ends the others. Those whose check is as it was go on in their rhythm.
 fn reconcile(balancers: &Balancers, probing: &mut HashMap<Id, Probing>, turns: &Arc<Semaphore>) {
     let all = balancers.all();
-    probing.retain(|id, _| all.iter().any(|(known, _)| known == id));
-    for (id, balancer) in all {
+    let known: HashSet<&Id> = all.iter().map(|(id, _)| id).collect();
+    probing.retain(|id, _| known.contains(id));
+    for (id, balancer) in &all {
         let peers = balancer.peers.load();
         let Some(definition) = peers.definition() else { continue };
         let check = &definition.checks.active;
-        if probing.get(&id).is_some_and(|probing| probing.check == *check) {
+        if probing.get(id).is_some_and(|probing| probing.check == *check) {
             continue;
         }
         let rounds = [(check.healthy_interval, true), (check.unhealthy_interval, false)];
         let tasks = rounds.into_iter().filter(|(interval, _)| !interval.is_zero()).map(|(interval, of_healthy)| {
             let (balancers, turns) = (Arc::downgrade(&balancers.0), Arc::clone(turns));
-            tokio::spawn(probe_on(Arc::downgrade(&balancer), balancers, turns, interval, of_healthy))
+            tokio::spawn(probe_on(Arc::downgrade(balancer), balancers, turns, interval, of_healthy))
         });
         let tasks: Vec<_> = tasks.collect();
         // The tasks of the check before end here.
-        probing.remove(&id);
+        probing.remove(id);
         if !tasks.is_empty() {
-            probing.insert(id, Probing { check: check.clone(), tasks });
+            probing.insert(*id, Probing { check: check.clone(), tasks });
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use silverback_model::Target;
@@ -24,6 +24,9 @@ use crate::upstream::dns::{Answer, RecordKind, Resolver};
 
 /// Addresses of one upstream; what is beyond takes no part.
 const MAX_PEERS: usize = u16::MAX as usize;
+/// How long after it began a circle may wait for all of its targets, so that the first requests find the places that
+/// those after them find.
+const CIRCLE_BEGINS: Duration = Duration::from_secs(1);
 
 /// Never changed but for what is counted; another is put in its place.
 #[derive(Default)]
@@ -34,6 +37,8 @@ pub(super) struct Peers {
     picker: Picker,
     /// A target has not been looked up yet.
     pending: bool,
+    /// Until then the first places on a circle are waited for.
+    circle_until: Option<tokio::time::Instant>,
     /// Enough of the weight is available.
     healthy: AtomicBool,
 }
@@ -100,7 +105,8 @@ impl Peers {
                 Source::Records(if ip.is_ipv4() { RecordKind::A } else { RecordKind::Aaaa })
             } else {
                 // While nothing new is known, what was known still counts.
-                let outcome = resolver.peek(&target.host).or_else(|| inner.answers.get(&hostname).cloned().map(Ok));
+                let outcome =
+                    resolver.last_known(&target.host).or_else(|| inner.answers.get(&hostname).cloned().map(Ok));
                 match outcome {
                     None => Source::Pending,
                     Some(Err(error)) => Source::Failed(error.to_string()),
@@ -123,6 +129,9 @@ impl Peers {
         }
         built.picker = built.picker(definition);
         built.pending = built.targets.iter().any(|target| target.source == Source::Pending);
+        let begun = *inner.begun.get_or_insert_with(tokio::time::Instant::now);
+        inner.was_settled |= !built.pending;
+        built.circle_until = (built.pending && !inner.was_settled).then(|| begun + CIRCLE_BEGINS);
         inner.addresses = addresses;
         inner.answers = answers;
         built
@@ -165,9 +174,10 @@ impl Peers {
         self.definition.is_none() || self.pending
     }
 
-    /// Whether the place of a value may be another one as soon as all targets are known.
-    pub(super) fn is_unsettled_circle(&self) -> bool {
-        matches!(self.picker, Picker::ConsistentHashing(_)) && self.is_pending()
+    /// While a circle is new: until when its places are not yet to be relied on. One that was complete once is used
+    /// as it is: a target that is added may be slow to resolve.
+    pub(super) fn circle_begins_until(&self) -> Option<tokio::time::Instant> {
+        self.circle_until.filter(|_| matches!(self.picker, Picker::ConsistentHashing(_)))
     }
 
     pub(super) fn is_healthy(&self) -> bool {

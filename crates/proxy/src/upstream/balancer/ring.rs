@@ -2,6 +2,8 @@
 
 /// Positions in a ring: more than any sensible sum of reduced weights, few enough to build quickly.
 const MAX_RING: u64 = 10_000;
+/// Steps that the best order may cost; beyond, one that is nearly as good is quicker.
+const MAX_STEPS: u64 = 500_000;
 
 /// A round in which each index comes as often as its weight says, spread as evenly as can be (smooth weighted
 /// round-robin, as nginx does it; Kong shuffles its wheel instead).
@@ -23,6 +25,9 @@ pub(crate) fn ring(weights: &[u64]) -> Vec<u16> {
         let round = 0..u16::try_from(weights.len()).unwrap_or(u16::MAX);
         return if total > 0 { round.collect() } else { Vec::new() };
     }
+    if total.unsigned_abs().saturating_mul(weights.len() as u64) > MAX_STEPS {
+        return by_deadline(&weights);
+    }
     let mut current = vec![0_i64; weights.len()];
     (0..total)
         .filter_map(|_| {
@@ -38,6 +43,16 @@ pub(crate) fn ring(weights: &[u64]) -> Vec<u16> {
             u16::try_from(best).ok()
         })
         .collect()
+}
+
+/// Each index at even distances, as many as its weight.
+fn by_deadline(weights: &[i64]) -> Vec<u16> {
+    let mut places: Vec<(f64, u16)> = (0_u16..)
+        .zip(weights)
+        .flat_map(|(index, weight)| (0..*weight).map(move |n| ((n as f64 + 0.5) / *weight as f64, index)))
+        .collect();
+    places.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    places.into_iter().map(|(_, index)| index).collect()
 }
 
 fn gcd(a: u64, b: u64) -> u64 {
@@ -70,6 +85,16 @@ mod tests {
         let ring = ring(&[65_535, 1, 1]);
         assert!(ring.len() <= 10_010);
         assert!(ring.contains(&1) && ring.contains(&2));
+    }
+
+    #[test]
+    fn a_ring_of_very_many_is_built_quickly() {
+        let weights: Vec<u64> = (0..65_535).map(|n| 1 + n % 100).collect();
+        let ring = ring(&weights);
+        let mut seen = vec![false; weights.len()];
+        ring.iter().for_each(|index| seen[usize::from(*index)] = true);
+        assert!(seen.into_iter().all(|seen| seen));
+        assert_eq!(super::by_deadline(&[4, 2, 1]), [0, 1, 0, 2, 0, 1, 0]);
     }
 
     proptest! {

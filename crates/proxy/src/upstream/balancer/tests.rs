@@ -6,6 +6,8 @@ use silverback_model::Catalogue;
 
 use super::*;
 
+const LIMIT: Duration = Duration::from_secs(60);
+
 fn balancers() -> Balancers {
     Balancers::new(Resolver::new(&settings().dns))
 }
@@ -31,7 +33,7 @@ fn targets(targets: &[(&str, u32)]) -> Json {
 }
 
 async fn next(upstream: &Upstream, balancers: &Balancers, hash: Option<&str>) -> (String, Option<InUse>) {
-    let mut attempts = Attempts::new(Some(upstream), "up", 80, balancers.resolver(), hash.map(str::to_owned));
+    let mut attempts = Attempts::new(Some(upstream), "up", 80, balancers.resolver(), hash.map(str::to_owned), LIMIT);
     let address = attempts.next().await.unwrap();
     (address.socket.to_string(), attempts.into_use())
 }
@@ -50,7 +52,7 @@ async fn no_address_is_tried_twice_while_another_is_left() {
             targets(&[("10.0.0.1:1", 100), ("10.0.0.2:1", 100), ("10.0.0.3:1", 100), ("10.0.0.4:1", 0)]);
         let upstreams = upstreams(&balancers, &settings);
         let upstream = upstreams.find("up").unwrap();
-        let mut attempts = Attempts::new(Some(upstream), "up", 80, balancers.resolver(), Some("/".to_owned()));
+        let mut attempts = Attempts::new(Some(upstream), "up", 80, balancers.resolver(), Some("/".to_owned()), LIMIT);
         let mut tried = HashSet::new();
         for _ in 0..3 {
             tried.insert(attempts.next().await.unwrap().socket.to_string());
@@ -73,7 +75,7 @@ fn turns_that_others_take_meanwhile_hide_no_address() {
                 let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
                 runtime.block_on(async {
                     for _ in 0..20_000 {
-                        let mut attempts = Attempts::new(Some(upstream), "up", 80, balancers.resolver(), None);
+                        let mut attempts = Attempts::new(Some(upstream), "up", 80, balancers.resolver(), None, LIMIT);
                         let first = attempts.next().await.unwrap();
                         assert_ne!(attempts.next().await.unwrap(), first);
                     }
@@ -160,7 +162,58 @@ async fn addresses_need_no_resolver() {
         ("10.0.0.1:81", "10.0.0.1:81"),
         ("[::1]:81", "[::1]:81"),
     ] {
-        let mut attempts = Attempts::new(None, host, 80, balancers.resolver(), None);
+        let mut attempts = Attempts::new(None, host, 80, balancers.resolver(), None, LIMIT);
         assert_eq!(attempts.next().await.unwrap().socket.to_string(), expect, "{host}");
     }
+}
+
+/// Upstreams with a target whose name nobody ever answers: the resolver's task does not run.
+fn never_answered(algorithm: &Json, usable: bool) -> (Balancers, Upstreams) {
+    let balancers = balancers();
+    let mut settings = algorithm.clone();
+    let list = [("10.0.0.1:1", 100), ("slow.test:1", 100)];
+    settings["targets"] = targets(&list[usize::from(!usable)..]);
+    let upstreams = upstreams(&balancers, &settings);
+    (balancers, upstreams)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_never_answered_holds_requests_no_longer_than_a_connection() {
+    for algorithm in [json!({}), json!({ "hash_on": "path" }), json!({ "algorithm": "least-connections" })] {
+        let (balancers, upstreams) = never_answered(&algorithm, false);
+        let upstream = upstreams.find("up").unwrap();
+        let begun = Instant::now();
+        let mut attempts = Attempts::new(Some(upstream), "up", 80, balancers.resolver(), None, LIMIT);
+        assert_eq!(attempts.next().await, Err(BalanceError::NoTargets));
+        assert_eq!(begun.elapsed().as_secs(), LIMIT.as_secs(), "{algorithm}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_waited_for_while_an_address_is_usable() {
+    for algorithm in [json!({}), json!({ "algorithm": "least-connections" }), json!({ "algorithm": "latency" })] {
+        let (balancers, upstreams) = never_answered(&algorithm, true);
+        let begun = Instant::now();
+        next(upstreams.find("up").unwrap(), &balancers, None).await;
+        assert!(begun.elapsed().is_zero(), "{algorithm}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_new_circle_waits_for_all_of_its_targets_and_not_for_long() {
+    let (balancers, first) = never_answered(&json!({ "algorithm": "consistent-hashing", "hash_on": "path" }), true);
+    let begun = Instant::now();
+    next(first.find("up").unwrap(), &balancers, Some("/")).await;
+    assert!(begun.elapsed() <= Duration::from_secs(2), "{:?}", begun.elapsed());
+    let begun = Instant::now();
+    next(first.find("up").unwrap(), &balancers, Some("/")).await;
+    assert!(begun.elapsed().is_zero());
+    // One that was complete goes on at once when a slow name is added.
+    let balancers = self::balancers();
+    let config = |list: &[(&str, u32)]| json!({ "algorithm": "consistent-hashing", "hash_on": "path", "targets": targets(list) });
+    upstreams(&balancers, &config(&[("10.0.0.1:1", 100)]));
+    let second = upstreams(&balancers, &config(&[("10.0.0.1:1", 100), ("slow.test:1", 100)]));
+    let begun = Instant::now();
+    assert_eq!(next(second.find("up").unwrap(), &balancers, Some("/")).await.0, "10.0.0.1:1");
+    assert!(begun.elapsed().is_zero());
 }

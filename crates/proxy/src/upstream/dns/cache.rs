@@ -1,7 +1,7 @@
 //! The cache: read by workers without a lock, written by the keeper alone.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
     sync::{
         Arc,
@@ -117,20 +117,23 @@ impl Cache {
         self.entry(name).is_some_and(|entry| entry.used.load(Ordering::Relaxed))
     }
 
-    /// Stores what was found; true if the name stands for something else than before. Makes room when there are
+    /// Stores what was found; true if that is news: the name stands for something else than before, or what it stood
+    /// for was too old to be used. Makes room when there are
     /// `capacity` names already, but never at the cost of those that `keep` holds.
     pub(super) fn store(&self, name: &Arc<str>, state: State, capacity: usize, keep: impl Fn(&str) -> bool) -> bool {
         if let Some(entry) = self.entry(name) {
-            let differs = !is_same(&entry.state.load().outcome, &state.outcome);
+            let old = entry.state.load_full();
+            let differs = !is_same(&old.outcome, &state.outcome);
             // What has not changed keeps its identity, and its turns with it.
-            let state = match (&entry.state.load().outcome, &state.outcome) {
+            let state = match (&old.outcome, &state.outcome) {
                 (Ok(old), Ok(_)) if !differs => State { outcome: Ok(Arc::clone(old)), ..state },
                 _ => state,
             };
             entry.state.store(Arc::new(state));
             entry.used.store(false, Ordering::Relaxed);
             entry.asked.store(false, Ordering::Relaxed);
-            return differs;
+            // A failure counts until there is other news, however old it is.
+            return differs || (old.outcome.is_ok() && Instant::now() >= old.stale_until);
         }
         if self.len() >= capacity {
             self.make_room(capacity, keep);
@@ -158,6 +161,18 @@ impl Cache {
         });
     }
 
+    /// As [`Cache::remove`], for many: each shard is copied once.
+    pub(super) fn remove_all(&self, names: &HashSet<Arc<str>>) {
+        for shard in &self.shards {
+            if shard.load().keys().any(|name| names.contains(name)) {
+                shard.rcu(|shard| {
+                    let kept = shard.iter().filter(|(name, _)| !names.contains(*name));
+                    kept.map(|(name, entry)| (Arc::clone(name), Arc::clone(entry))).collect::<Shard>()
+                });
+            }
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.load().len()).sum()
     }
@@ -181,9 +196,8 @@ impl Cache {
             })
             .collect();
         ages.sort_unstable();
-        for (_, name) in ages.iter().take(capacity / 10 + 1) {
-            self.remove(name);
-        }
+        let oldest = ages.into_iter().take(capacity / 10 + 1);
+        self.remove_all(&oldest.map(|(_, name)| name).collect());
     }
 }
 

@@ -1,6 +1,7 @@
 //! One question to DNS servers: over UDP, over TCP when the answer was cut short, to one server after another.
 
 use std::{
+    collections::HashMap,
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
@@ -8,7 +9,8 @@ use std::{
 
 use hickory_proto::{
     op::{Message, MessageType, OpCode, Query, ResponseCode},
-    rr::{Name, RData, RecordType},
+    rr::{Name, RData, Record, RecordType},
+    serialize::binary::DecodeError,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -21,6 +23,10 @@ use super::ResolveError;
 const MAX_MESSAGE: usize = 65_535;
 /// Answers are asked for without EDNS, so no datagram is longer than 512 bytes; more does no harm.
 const MAX_DATAGRAM: usize = 4096;
+/// Records of an answer that are looked at.
+const MAX_RECORDS: usize = 2048;
+/// CNAME records that are followed within one answer.
+const MAX_LINKS: usize = 16;
 
 /// Whom to ask, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,7 +163,13 @@ async fn over_tcp(server: SocketAddr, question: &Message, bytes: &[u8]) -> io::R
     let length = usize::from(socket.read_u16().await?);
     let mut reply = vec![0; length.min(MAX_MESSAGE)];
     socket.read_exact(&mut reply).await?;
-    let message = Message::from_vec(&reply).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    // Thousands of records, each of which may point through the whole message, take their time.
+    let message = tokio::task::spawn_blocking(move || {
+        let mut message = Message::from_vec(&reply)?;
+        message.answers.truncate(MAX_RECORDS);
+        Ok(message)
+    });
+    let message = message.await?.map_err(|error: DecodeError| io::Error::new(io::ErrorKind::InvalidData, error))?;
     if answers(question, &message) { Ok(message) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
@@ -175,15 +187,16 @@ fn answers(question: &Message, reply: &Message) -> bool {
 
 /// Takes the records that belong to the name, along the chain of CNAME records.
 fn records(message: &Message, name: &Name, kind: RecordType) -> Result<Records, ResolveError> {
+    let mut by_owner: HashMap<String, Vec<&Record>> = HashMap::new();
+    for record in message.answers.iter().take(MAX_RECORDS) {
+        by_owner.entry(record.name.to_lowercase().to_ascii()).or_default().push(record);
+    }
     let mut canonical = name.to_lowercase();
     let mut ttl = u32::MAX;
-    let of = |owner: &Name| {
-        let owner = owner.clone();
-        message.answers.iter().filter(move |record| record.name.to_lowercase() == owner)
-    };
-    // As long as the answer, at most: a chain that goes on is a circle.
-    for _ in 0..=message.answers.len() {
-        let found: Vec<_> = of(&canonical).filter(|record| record.record_type() == kind).collect();
+    // A chain that goes on beyond that is a circle, or meant to keep us busy.
+    for _ in 0..=MAX_LINKS {
+        let own = by_owner.get(&canonical.to_ascii()).map(Vec::as_slice).unwrap_or_default();
+        let found: Vec<_> = own.iter().filter(|record| record.record_type() == kind).collect();
         if !found.is_empty() {
             ttl = found.iter().map(|record| record.ttl).fold(ttl, u32::min);
             return Ok(Records {
@@ -192,7 +205,7 @@ fn records(message: &Message, name: &Name, kind: RecordType) -> Result<Records, 
                 ttl,
             });
         }
-        let next = of(&canonical).find_map(|record| match &record.data {
+        let next = own.iter().find_map(|record| match &record.data {
             RData::CNAME(cname) => Some((cname.0.to_lowercase(), record.ttl)),
             _ => None,
         });
@@ -251,6 +264,22 @@ mod tests {
             found(&[("a.test.", 3, cname("b.test.")), ("b.test.", 3, cname("a.test."))]),
             Err(ResolveError::Recursion)
         );
+    }
+
+    #[test]
+    fn a_long_answer_is_read_quickly() {
+        // A chain as long as an answer can be: read link by link, it would be gone through thousands of times.
+        let links = 5000;
+        let owners: Vec<String> = (0..=links).map(|n| format!("n{n}.test.")).collect();
+        let chain: Vec<(&str, u32, RData)> =
+            owners.iter().zip(&owners[1..]).map(|(owner, target)| (owner.as_str(), 9, cname(target))).collect();
+        let found = |records| super::records(&message(records), &name("n0.test."), RecordType::A);
+        assert_eq!(found(&chain), Err(ResolveError::Recursion));
+        let end = (owners[MAX_LINKS].as_str(), 9, a(1));
+        let within = [&chain[..MAX_LINKS], &[end]].concat();
+        assert_eq!(found(&within).map(|records| records.found.len()), Ok(1));
+        let many: Vec<_> = (0..links).map(|n| ("n0.test.", 9, a(n as u8))).collect();
+        assert_eq!(found(&many).map(|records| records.found.len()), Ok(MAX_RECORDS));
     }
 
     #[test]

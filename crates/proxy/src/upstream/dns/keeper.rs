@@ -3,7 +3,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, HashMap, HashSet, VecDeque},
     path::Path,
     sync::{Arc, PoisonError},
     time::{Duration, SystemTime},
@@ -24,9 +24,11 @@ use super::{
     resolv_conf::ResolvConf,
 };
 
-/// Look-ups at the same time; more wait for their turn.
+/// Look-ups at the same time, each of those that requests wait for and of those that keep what is known fresh; more
+/// wait for their turn. Neither kind holds up the other.
 const LOOKUPS: usize = 64;
-/// Names that wait for their turn; a request for one more is told that it cannot be had.
+/// Names that wait for their turn; a request for one more is told that it cannot be had. Names of targets have room
+/// in any case.
 const WAITING: usize = 4096;
 /// How often the files are looked at.
 const LOOK_AT_FILES: Duration = Duration::from_secs(1);
@@ -39,15 +41,54 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Those who wait for a look-up.
 type Waiters = Vec<oneshot::Sender<Outcome>>;
 
+/// A name that is being looked up, or waits for its turn.
+#[derive(Default)]
+struct Wanted {
+    waiters: Waiters,
+    /// Its turn has come.
+    begun: bool,
+    /// It has a place in the queue of those that requests wait for.
+    queued_for_requests: bool,
+    /// It is to be kept fresh, whether a request waits for it or not.
+    refresh: bool,
+}
+
+impl Wanted {
+    fn wait(&mut self, tell: Option<oneshot::Sender<Outcome>>) {
+        // Requests that gave up leave no more behind than there are that wait.
+        if self.waiters.len() == self.waiters.capacity() {
+            self.waiters.retain(|waiter| !waiter.is_closed());
+        }
+        self.waiters.extend(tell);
+    }
+}
+
+/// Who wants a look-up.
+#[derive(Clone, Copy)]
+enum Cause {
+    Request,
+    Refresh,
+}
+
+/// The look-ups of one cause.
+#[derive(Default)]
+struct Lane {
+    running: usize,
+    /// Names that wait for their turn; what has begun or ended elsewhere meanwhile is passed over.
+    waiting: VecDeque<Arc<str>>,
+}
+
+/// A look-up that has ended, with those who wait for this one alone.
+type Done = (Arc<str>, Cause, Waiters, Result<Found, ResolveError>);
+
 struct Keeper {
     resolver: Resolver,
     files: Files,
     rules: Arc<Rules>,
-    /// Names that are being looked up.
-    under_way: HashMap<Arc<str>, Waiters>,
-    /// Names that wait for their turn, and those who wait for them.
-    waiting: VecDeque<(Arc<str>, Waiters)>,
-    lookups: JoinSet<(Arc<str>, Waiters, Result<Found, ResolveError>)>,
+    wanted: HashMap<Arc<str>, Wanted>,
+    requests: Lane,
+    refreshes: Lane,
+    lookups: JoinSet<Done>,
     /// When to look at which name again.
     due: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
     last: HashMap<Arc<str>, DnsType>,
@@ -65,8 +106,9 @@ pub(super) async fn run(resolver: Resolver, mut asked: mpsc::Receiver<Ask>) {
         resolver,
         files,
         rules,
-        under_way: HashMap::new(),
-        waiting: VecDeque::new(),
+        wanted: HashMap::new(),
+        requests: Lane::default(),
+        refreshes: Lane::default(),
         lookups: JoinSet::new(),
         due: BinaryHeap::new(),
         last: HashMap::new(),
@@ -82,11 +124,12 @@ pub(super) async fn run(resolver: Resolver, mut asked: mpsc::Receiver<Ask>) {
                 None => return,
             },
             Some(done) = keeper.lookups.join_next(), if !keeper.lookups.is_empty() => {
-                // A look-up that panicked told nobody: its waiters were dropped with it.
-                if let Ok((name, waiters, found)) = done {
+                // It never fails: it does nothing but wait for another task.
+                if let Ok((name, cause, waiters, found)) = done {
+                    keeper.lane(cause).running -= 1;
                     keeper.looked_up(&name, waiters, found);
+                    keeper.begin_waiting(cause);
                 }
-                keeper.begin_waiting();
             }
             () = sleep_until(next) => keeper.refresh_due(),
             _ = files.tick() => keeper.look_at_files(),
@@ -96,8 +139,10 @@ pub(super) async fn run(resolver: Resolver, mut asked: mpsc::Receiver<Ask>) {
             }
             Ok(()) = watched.changed() => {
                 let names = watched.borrow_and_update().clone();
+                let now = Instant::now();
                 for name in names.iter() {
-                    if keeper.resolver.0.cache.state(name).is_none() {
+                    // What failed some time ago may be there by now.
+                    if keeper.resolver.0.cache.state(name).is_none_or(|state| now >= state.expires) {
                         keeper.ask(Arc::clone(name), None);
                     }
                 }
@@ -128,50 +173,92 @@ impl Keeper {
             tell.into_iter().for_each(|tell| drop(tell.send(state.outcome.clone())));
             return;
         }
-        let known = self.under_way.get_mut(&name);
-        let known =
-            known.or_else(|| self.waiting.iter_mut().find(|(waiting, _)| *waiting == name).map(|(_, them)| them));
-        if let Some(waiters) = known {
-            // With `dns_no_sync` everybody asks for himself; a refresh has nobody to ask for.
-            if self.rules.settings.coalesce || tell.is_none() {
-                waiters.extend(tell);
+        let cause = if tell.is_some() { Cause::Request } else { Cause::Refresh };
+        let has_room = match cause {
+            Cause::Request => self.requests.waiting.len() < WAITING,
+            Cause::Refresh => self.refreshes.waiting.len() < WAITING + self.resolver.0.watched.borrow().len(),
+        };
+        let may_begin = self.lane(cause).running < LOOKUPS;
+        // With `dns_no_sync` everybody asks for himself; a refresh has nobody to ask for.
+        let alone = !self.rules.settings.coalesce && matches!(cause, Cause::Request);
+        if let Some(wanted) = self.wanted.get_mut(&name) {
+            if wanted.begun && alone && may_begin {
+                self.spawn(name, cause, tell.into_iter().collect());
                 return;
             }
-            if self.lookups.len() < LOOKUPS {
-                self.spawn(name, tell.into_iter().collect());
+            wanted.refresh |= tell.is_none();
+            wanted.wait(tell);
+            if wanted.begun || matches!(cause, Cause::Refresh) || wanted.queued_for_requests {
                 return;
             }
-            waiters.extend(tell);
-            return;
-        }
-        if self.lookups.len() < LOOKUPS {
-            self.under_way.insert(Arc::clone(&name), tell.into_iter().collect());
-            self.spawn(name, Vec::new());
-        } else if self.waiting.len() < WAITING {
-            self.waiting.push_back((name, tell.into_iter().collect()));
+            // It waits among many others that nobody waits for.
+            if !may_begin {
+                if has_room {
+                    wanted.queued_for_requests = true;
+                    self.requests.waiting.push_back(name);
+                }
+                return;
+            }
+            wanted.begun = true;
+            self.spawn(name, cause, Vec::new());
+        } else if may_begin {
+            let waiters = tell.into_iter().collect();
+            self.wanted.insert(Arc::clone(&name), Wanted { waiters, begun: true, ..Wanted::default() });
+            self.spawn(name, cause, Vec::new());
+        } else if has_room {
+            let queued_for_requests = matches!(cause, Cause::Request);
+            let (refresh, waiters) = (!queued_for_requests, tell.into_iter().collect());
+            self.wanted.insert(Arc::clone(&name), Wanted { waiters, begun: false, queued_for_requests, refresh });
+            self.lane(cause).waiting.push_back(name);
         } else {
             self.resolver.0.cache.not_asked(&name);
+            if self.is_watched(&name) {
+                self.due.push(Reverse((Instant::now() + REST, Arc::clone(&name))));
+            }
             let error = ResolveError::Transport("too many names are being looked up".to_owned());
             tell.into_iter().for_each(|tell| drop(tell.send(Err(error.clone()))));
         }
     }
 
-    fn begin_waiting(&mut self) {
-        while self.lookups.len() < LOOKUPS
-            && let Some((name, waiters)) = self.waiting.pop_front()
-        {
-            self.under_way.insert(Arc::clone(&name), waiters);
-            self.spawn(name, Vec::new());
+    fn lane(&mut self, cause: Cause) -> &mut Lane {
+        match cause {
+            Cause::Request => &mut self.requests,
+            Cause::Refresh => &mut self.refreshes,
         }
     }
 
-    fn spawn(&mut self, name: Arc<str>, waiters: Waiters) {
+    fn begin_waiting(&mut self, cause: Cause) {
+        while self.lane(cause).running < LOOKUPS
+            && let Some(name) = self.lane(cause).waiting.pop_front()
+        {
+            let Some(wanted) = self.wanted.get_mut(&name).filter(|wanted| !wanted.begun) else { continue };
+            if wanted.refresh || wanted.waiters.iter().any(|waiter| !waiter.is_closed()) {
+                wanted.begun = true;
+                self.spawn(name, cause, Vec::new());
+            } else {
+                // All who waited have given up.
+                self.wanted.remove(&name);
+            }
+        }
+    }
+
+    fn spawn(&mut self, name: Arc<str>, cause: Cause, own: Waiters) {
+        self.lane(cause).running += 1;
         let rules = Arc::clone(&self.rules);
         let last = self.last.get(&name).copied();
+        let asked = Arc::clone(&name);
+        // A task of its own: should it panic, its name is not looked up for ever.
+        let looking = tokio::spawn(async move { rules.look_up(&asked, last).await });
         self.lookups.spawn(async move {
-            let found = rules.look_up(&name, last).await;
-            (name, waiters, found)
+            let broke_off = |_| Err(ResolveError::Transport("the look-up broke off".to_owned()));
+            let found = looking.await.unwrap_or_else(broke_off);
+            (name, cause, own, found)
         });
+    }
+
+    /// Names that there may be in the cache: those of targets are in it besides the others.
+    fn capacity(&self) -> usize {
+        self.rules.settings.cache_size.saturating_add(self.resolver.0.watched.borrow().len())
     }
 
     fn looked_up(&mut self, name: &Arc<str>, own: Waiters, found: Result<Found, ResolveError>) {
@@ -200,30 +287,31 @@ impl Keeper {
             }
         };
         let expires = state.expires;
-        let watched = self.is_watched(name);
+        let capacity = self.capacity();
         let names = self.resolver.0.watched.borrow().clone();
-        let differs = self.resolver.0.cache.store(name, state, settings.cache_size, |name| names.contains(name));
-        if self.last.len().max(self.failing.len()) > settings.cache_size.saturating_mul(2) {
+        let is_news = self.resolver.0.cache.store(name, state, capacity, |name| names.contains(name));
+        if self.last.len().max(self.failing.len()) > capacity.saturating_mul(2) {
             self.last.clear();
             self.failing.clear();
         }
         self.due.push(Reverse((refresh_at(now, expires), Arc::clone(name))));
-        self.bound_queue(settings.cache_size);
+        self.bound_queue(capacity);
         // What was stored may have kept the identity of what was there.
         let outcome = self.resolver.0.cache.state(name).map_or(outcome, |state| state.outcome.clone());
-        for tell in own.into_iter().chain(self.under_way.remove(name).unwrap_or_default()) {
+        for tell in own.into_iter().chain(self.wanted.remove(name).unwrap_or_default().waiters) {
             let _ = tell.send(outcome.clone());
         }
-        if watched && differs {
+        // Asked only now: whoever begins to watch looks at the cache afterwards.
+        if is_news && self.is_watched(name) {
             self.tell_change(name);
         }
     }
 
     /// Names that were dropped from the cache leave their places in the queue behind.
-    fn bound_queue(&mut self, cache_size: usize) {
-        if self.due.len() > cache_size.saturating_mul(4).max(1024) {
+    fn bound_queue(&mut self, capacity: usize) {
+        if self.due.len() > capacity.saturating_mul(4).max(1024) {
             let cache = &self.resolver.0.cache;
-            let mut known = std::collections::HashSet::new();
+            let mut known = HashSet::new();
             let due = std::mem::take(&mut self.due).into_sorted_vec();
             // The last place of each name is the one that counts; they come from the last to the first.
             self.due = due
@@ -266,8 +354,13 @@ impl Keeper {
         let now = Instant::now();
         while self.due.peek().is_some_and(|Reverse((at, _))| *at <= now) {
             let Some(Reverse((_, name))) = self.due.pop() else { break };
-            let Some(state) = self.resolver.0.cache.state(&name) else { continue };
             let watched = self.is_watched(&name);
+            let Some(state) = self.resolver.0.cache.state(&name) else {
+                if watched {
+                    self.ask(name, None);
+                }
+                continue;
+            };
             // It was fetched meanwhile, and has its own place in the queue.
             if refresh_at(now, state.expires) > now + REST && state.expires > now + AHEAD {
                 continue;
@@ -296,15 +389,16 @@ impl Keeper {
             return;
         }
         let old = std::mem::replace(&mut self.rules, Arc::new(rules));
-        for name in self.resolver.0.cache.names() {
-            let Some(state) = self.resolver.0.cache.state(&name) else { continue };
-            let moved = old.hosts.find(&name) != self.rules.hosts.find(&name);
-            if moved || state.outcome.is_err() {
-                self.resolver.0.cache.remove(&name);
-                self.last.remove(&name);
-                if self.is_watched(&name) {
-                    self.ask(name, None);
-                }
+        let is_outdated = |name: &Arc<str>| {
+            let failed = self.resolver.0.cache.state(name).is_some_and(|state| state.outcome.is_err());
+            failed || old.hosts.find(name) != self.rules.hosts.find(name)
+        };
+        let outdated: HashSet<_> = self.resolver.0.cache.names().into_iter().filter(is_outdated).collect();
+        self.resolver.0.cache.remove_all(&outdated);
+        for name in outdated {
+            self.last.remove(&name);
+            if self.is_watched(&name) {
+                self.ask(name, None);
             }
         }
     }
@@ -354,3 +448,6 @@ impl Files {
         Rules::new(settings, Arc::clone(&self.hosts), self.conf.clone())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ use std::{
 
 use hickory_proto::rr::{Name, RData, RecordType, rdata::SRV};
 use silverback_config::settings::{Dns, DnsType};
+use tokio::time::Instant;
 
 use super::{
     Answer, Endpoint, RecordKind, ResolveError,
@@ -23,6 +24,13 @@ const MAX_CHAIN: usize = 8;
 const MAX_ENDPOINTS: usize = 1024;
 /// Names of SRV records that are looked up.
 const MAX_SRV_NAMES: usize = 64;
+/// Addresses of one of these names that are used.
+const MAX_SRV_ADDRESSES: usize = 64;
+/// Questions that one look-up may cost: two types for each name of SRV records. Who answers each question with further
+/// ones gets no more.
+const MAX_QUESTIONS: usize = 2 * MAX_SRV_NAMES;
+/// How long one look-up may take, or one question if the servers' timeouts allow it more.
+const MAX_TIME: Duration = Duration::from_secs(10);
 /// How long what the hosts file says is good: it is dropped when the file changes.
 const HOSTS_TTL: Duration = Duration::from_hours(24);
 
@@ -42,6 +50,12 @@ pub(super) struct Found {
     pub(super) ttl: Duration,
     /// The type that answered, for `LAST`.
     pub(super) by: DnsType,
+}
+
+/// What is left of what a look-up may cost.
+struct Budget {
+    questions: usize,
+    until: Instant,
 }
 
 impl Rules {
@@ -123,12 +137,23 @@ impl Rules {
     /// Looks a name up.
     ///
     /// # Errors
-    /// Nothing is found: the last error.
+    /// Nothing is found: the last error. The look-up costs more than it may: [`ResolveError::Timeout`].
     pub(super) async fn look_up(&self, name: &str, last: Option<DnsType>) -> Result<Found, ResolveError> {
-        self.follow(name, last, true, 0).await
+        let attempts = u32::try_from(self.servers.attempts).unwrap_or(u32::MAX);
+        // A server that is down is to be told of as such.
+        let one_question = self.servers.timeout.saturating_mul(attempts).saturating_add(Duration::from_secs(1));
+        let mut budget = Budget { questions: MAX_QUESTIONS, until: Instant::now() + MAX_TIME.max(one_question) };
+        self.follow(name, last, true, 0, &mut budget).await
     }
 
-    async fn follow(&self, name: &str, last: Option<DnsType>, srv: bool, depth: usize) -> Result<Found, ResolveError> {
+    async fn follow(
+        &self,
+        name: &str,
+        last: Option<DnsType>,
+        srv: bool,
+        depth: usize,
+        budget: &mut Budget,
+    ) -> Result<Found, ResolveError> {
         if let Some(known) = self.known(name) {
             return known;
         }
@@ -139,11 +164,11 @@ impl Rules {
         let mut failed = ResolveError::Empty;
         for kind in self.types(name, last).into_iter().filter(|kind| srv || *kind != DnsType::Srv) {
             for candidate in &candidates {
-                match self.ask(candidate, kind, depth).await {
+                match self.ask(candidate, kind, srv, depth, budget).await {
                     Ok(Some(found)) => return Ok(found),
                     Ok(None) => failed = ResolveError::Empty,
                     // A server that does not answer this will not answer the next either.
-                    Err(error @ ResolveError::Transport(_)) => return Err(error),
+                    Err(error @ (ResolveError::Transport(_) | ResolveError::Timeout)) => return Err(error),
                     Err(error) => failed = error,
                 }
             }
@@ -152,7 +177,14 @@ impl Rules {
     }
 
     /// Asks for one type of one name; `None` if there is no record of it.
-    async fn ask(&self, name: &Name, kind: DnsType, depth: usize) -> Result<Option<Found>, ResolveError> {
+    async fn ask(
+        &self,
+        name: &Name,
+        kind: DnsType,
+        srv: bool,
+        depth: usize,
+        budget: &mut Budget,
+    ) -> Result<Option<Found>, ResolveError> {
         let asked = match kind {
             DnsType::Srv => RecordType::SRV,
             DnsType::A => RecordType::A,
@@ -160,7 +192,9 @@ impl Rules {
             DnsType::Cname => RecordType::CNAME,
             DnsType::Last => return Ok(None),
         };
-        let records = client::ask(&self.servers, name, asked).await?;
+        budget.questions = budget.questions.checked_sub(1).ok_or(ResolveError::Timeout)?;
+        let asking = client::ask(&self.servers, name, asked);
+        let records = tokio::time::timeout_at(budget.until, asking).await.map_err(|_| ResolveError::Timeout)??;
         let ttl = self.ttl(records.ttl);
         let alias = match (&records, kind) {
             (Records { found, .. }, DnsType::Cname) => found.iter().find_map(|data| match data {
@@ -176,11 +210,11 @@ impl Rules {
             _ => None,
         };
         if let Some(alias) = alias {
-            let found = Box::pin(self.follow(&alias.to_ascii(), None, true, depth + 1)).await?;
+            let found = Box::pin(self.follow(&alias.to_ascii(), None, srv, depth + 1, budget)).await?;
             return Ok(Some(Found { ttl: found.ttl.min(ttl), ..found }));
         }
         if kind == DnsType::Srv {
-            return self.services(&records, ttl, name, depth).await;
+            return self.services(&records, ttl, name, depth, budget).await;
         }
         let mut ips: Vec<IpAddr> = records
             .found
@@ -213,6 +247,7 @@ impl Rules {
         ttl: Duration,
         name: &Name,
         depth: usize,
+        budget: &mut Budget,
     ) -> Result<Option<Found>, ResolveError> {
         let services: Vec<&SRV> = records
             .found
@@ -229,6 +264,7 @@ impl Rules {
         let mut ttl = ttl;
         let mut looked_up: Vec<(String, Vec<IpAddr>)> = Vec::new();
         let mut endpoints = Vec::new();
+        let mut failed = None;
         for srv in services.into_iter().filter(|srv| srv.priority == best).take(MAX_ENDPOINTS) {
             let text = srv.target.to_lowercase().to_ascii();
             let host = text.strip_suffix('.').unwrap_or(&text).to_owned();
@@ -236,13 +272,21 @@ impl Rules {
                 Some((_, ips)) => ips.clone(),
                 None if looked_up.len() >= MAX_SRV_NAMES => continue,
                 None => {
-                    // One that does not resolve takes no part; the others do.
-                    let ips = match Box::pin(self.follow(&text, None, false, depth + 1)).await {
+                    // One that does not resolve takes no part; the others do, and there is always time left for them.
+                    let until = budget.until;
+                    budget.until = half_way_to(until);
+                    let found = Box::pin(self.follow(&text, None, false, depth + 1, budget)).await;
+                    budget.until = until;
+                    let ips = match found {
                         Ok(found) => {
                             ttl = ttl.min(found.ttl);
-                            found.answer.endpoints.into_iter().flat_map(|endpoint| endpoint.ips).collect()
+                            let ips = found.answer.endpoints.into_iter().flat_map(|endpoint| endpoint.ips);
+                            ips.take(MAX_SRV_ADDRESSES).collect()
                         }
-                        Err(_) => Vec::new(),
+                        Err(error) => {
+                            failed = Some(error).filter(|error| !error.is_not_found()).or(failed);
+                            Vec::new()
+                        }
                     };
                     looked_up.push((host.clone(), ips));
                     looked_up.last().map(|(_, ips)| ips.clone()).unwrap_or_default()
@@ -256,10 +300,19 @@ impl Rules {
                 weight: Some(srv.weight.max(1)),
             });
         }
+        // Nothing could be learnt: that is no answer that should be kept.
+        if let Some(error) = failed.filter(|_| endpoints.iter().all(|endpoint: &Endpoint| endpoint.ips.is_empty())) {
+            return Err(error);
+        }
         endpoints.sort_by(|a, b| (&a.host, a.port, a.weight).cmp(&(&b.host, b.port, b.weight)));
         endpoints.dedup();
         Ok(Some(Found { answer: Answer::new(RecordKind::Srv, endpoints), ttl, by: DnsType::Srv }))
     }
+}
+
+fn half_way_to(until: Instant) -> Instant {
+    let now = Instant::now();
+    now + until.saturating_duration_since(now) / 2
 }
 
 fn found_addresses(ips: Vec<IpAddr>, ttl: Duration) -> Found {
@@ -322,6 +375,70 @@ mod tests {
         by_name.settings = Arc::new(Dns { srv_by_name: true, ..(*by_name.settings).clone() });
         assert_eq!(by_name.types("a", None), [A]);
         assert_eq!(by_name.types("_http._tcp.a", None), [Srv, A]);
+    }
+
+    /// A server that answers each question by naming further names, and counts the questions.
+    async fn endless_server() -> (std::net::SocketAddr, Arc<std::sync::atomic::AtomicUsize>) {
+        use hickory_proto::{
+            op::{Message, OpCode},
+            rr::{RData, Record, rdata::CNAME},
+        };
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counter = Arc::clone(&count);
+        tokio::spawn(async move {
+            let mut buffer = [0; 1024];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
+                let question = Message::from_vec(&buffer[..length]).unwrap();
+                let asked = counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                let query = question.queries.first().unwrap().clone();
+                let mut reply = Message::response(question.metadata.id, OpCode::Query);
+                let further = |n: usize| Name::from_ascii(format!("n{asked}-{n}.")).unwrap();
+                let data: Vec<RData> = match query.query_type() {
+                    RecordType::SRV => (0..5).map(|n| RData::SRV(SRV::new(1, 1, 80, further(n)))).collect(),
+                    _ => vec![RData::CNAME(CNAME(further(0)))],
+                };
+                for data in data {
+                    reply.add_answer(Record::from_rdata(query.name().clone(), 60, data));
+                }
+                reply.add_query(query);
+                let _ = socket.send_to(&reply.to_vec().unwrap(), from).await;
+            }
+        });
+        (address, count)
+    }
+
+    #[tokio::test]
+    async fn a_server_that_always_names_further_names_is_not_asked_without_end() {
+        let (address, count) = endless_server().await;
+        let mut rules = rules(&[DnsType::Srv, DnsType::A, DnsType::Cname], &[], 1);
+        rules.servers.addresses = vec![address];
+        let found = tokio::time::timeout(Duration::from_secs(60), rules.look_up("evil.test", None)).await;
+        assert!(found.expect("the look-up ends").is_err());
+        let asked = count.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(asked <= MAX_QUESTIONS, "{asked} questions");
+    }
+
+    #[tokio::test]
+    async fn a_look_up_ends_when_its_time_is_over() {
+        let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut rules = rules(&[DnsType::Srv, DnsType::A], &[], 1);
+        rules.servers.addresses = vec![silent.local_addr().unwrap()];
+        let mut budget = Budget { questions: 1, until: Instant::now() };
+        let found = rules.follow("slow.test", None, true, 0, &mut budget).await;
+        assert_eq!(found.err(), Some(ResolveError::Timeout));
+    }
+
+    #[tokio::test]
+    async fn an_alias_is_followed_for_the_types_that_are_wanted() {
+        let (address, count) = endless_server().await;
+        let mut rules = rules(&[DnsType::Srv, DnsType::A], &[], 1);
+        rules.servers.addresses = vec![address];
+        let mut budget = Budget { questions: MAX_QUESTIONS, until: Instant::now() + MAX_TIME };
+        // Each question for an address is answered with an alias; none of these may be asked for services.
+        assert!(rules.follow("evil.test", None, false, 0, &mut budget).await.is_err());
+        assert_eq!(count.load(std::sync::atomic::Ordering::Relaxed), MAX_CHAIN + 1);
     }
 
     #[test]

@@ -65,6 +65,16 @@ async fn an_answer_that_has_not_changed_stays_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_back_after_its_time_is_news() {
+    let cache = Cache::default();
+    store(&cache, "a", &["10.0.0.1"]);
+    tokio::time::advance(TTL).await;
+    assert!(!store(&cache, "a", &["10.0.0.1"]));
+    tokio::time::advance(TTL + STALE).await;
+    assert!(store(&cache, "a", &["10.0.0.1"]));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_cache_forgets_what_was_used_the_longest_ago() {
     let cache = Cache::default();
     for n in 0..100 {
