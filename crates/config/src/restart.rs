@@ -12,7 +12,7 @@ struct Group {
     holds: fn(&str) -> bool,
 }
 
-const GROUPS: [Group; 6] = [
+const GROUPS: [Group; 8] = [
     Group {
         name: "proxy_listen",
         changed: |a, b| a.proxy_listen != b.proxy_listen,
@@ -36,6 +36,18 @@ const GROUPS: [Group; 6] = [
         changed: |a, b| a.stream_listen != b.stream_listen,
         copy: |from, to| to.stream_listen.clone_from(&from.stream_listen),
         holds: |name| name == "stream_listen",
+    },
+    Group {
+        name: "admin_ssl_cert",
+        changed: |a, b| a.api_certificates.admin != b.api_certificates.admin,
+        copy: |from, to| to.api_certificates.admin.clone_from(&from.api_certificates.admin),
+        holds: |name| matches!(name, "admin_ssl_cert" | "admin_ssl_cert_key"),
+    },
+    Group {
+        name: "status_ssl_cert",
+        changed: |a, b| a.api_certificates.status != b.api_certificates.status,
+        copy: |from, to| to.api_certificates.status.clone_from(&from.api_certificates.status),
+        holds: |name| matches!(name, "status_ssl_cert" | "status_ssl_cert_key"),
     },
     Group {
         name: "nginx_worker_processes",

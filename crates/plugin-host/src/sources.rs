@@ -40,7 +40,14 @@ impl Sources {
         let Some(line) = &server.start_cmd else { return sources };
         let directory = server.process.cwd.clone().or_else(|| env::current_dir().ok()).unwrap_or_default();
         let mut is_program = true;
-        for word in words(line) {
+        let variable = |name: &str| {
+            let given =
+                server.process.env.iter().rev().find(|(given, _)| given == name).map(|(_, value)| value.clone());
+            // A shell's PWD is where it is.
+            let here = || (name == "PWD").then(|| directory.display().to_string());
+            given.or_else(here).or_else(|| env::var(name).ok())
+        };
+        for word in words(line, variable) {
             let assigns = word.split_once('=').is_some_and(|(name, _)| !name.starts_with(['-', '/', '.']));
             if is_program && (assigns || matches!(word.as_str(), "env" | "exec" | "nice" | "nohup")) {
                 continue;
@@ -115,17 +122,29 @@ fn ending(path: &Path) -> Option<&'static str> {
     CODE.into_iter().find(|code| *code == ending)
 }
 
-/// The words of a command line, quotes taken away. What only a shell knows (variables, lists) is not understood.
-fn words(line: &str) -> Vec<String> {
+/// The words of a command line, quotes taken away and variables replaced. What else a shell knows (lists, patterns) is
+/// not understood.
+fn words(line: &str, variable: impl Fn(&str) -> Option<String>) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quote = None;
-    let mut chars = line.chars();
+    let mut chars = line.chars().peekable();
     while let Some(c) = chars.next() {
         match (quote, c) {
             (Some(open), c) if c == open => quote = None,
             (Some('\''), c) => word.get_or_insert_default().push(c),
             (_, '\\') => word.get_or_insert_default().extend(chars.next()),
+            (_, '$') => {
+                let in_braces = chars.next_if_eq(&'{').is_some();
+                let mut name = String::new();
+                while let Some(c) = chars.next_if(|c| c.is_ascii_alphanumeric() || *c == '_') {
+                    name.push(c);
+                }
+                if in_braces {
+                    chars.next_if_eq(&'}');
+                }
+                word.get_or_insert_default().push_str(&variable(&name).unwrap_or_default());
+            }
             (Some(_), c) => word.get_or_insert_default().push(c),
             (None, '\'' | '"') => {
                 quote = Some(c);
@@ -149,10 +168,13 @@ mod tests {
 
     #[test]
     fn words_are_those_of_a_shell() {
-        let check = |line: &str, expect: &[&str]| assert_eq!(words(line), expect, "{line}");
+        let check = |line: &str, expect: &[&str]| {
+            assert_eq!(words(line, |name| (name == "HERE").then(|| "/here".to_owned())), expect, "{line}")
+        };
         check("env A=b  python x.py", &["env", "A=b", "python", "x.py"]);
         check("'a b' \"c d\"e f\\ g ''", &["a b", "c de", "f g", ""]);
         check(r#""a \" b" 'c \ d'"#, &[r#"a " b"#, r"c \ d"]);
+        check(r#"$HERE/a "${HERE}b" '$HERE' \$HERE $NOWHERE/c"#, &["/here/a", "/hereb", "$HERE", "$HERE", "/c"]);
         check("", &[]);
     }
 
@@ -163,7 +185,7 @@ mod tests {
         fs::create_dir_all(at("js/lib")).unwrap();
         fs::create_dir_all(at("js/node_modules")).unwrap();
         fs::create_dir_all(at("prefix")).unwrap();
-        for file in [
+        let files = [
             "server",
             "plugin.py",
             "helper.py",
@@ -172,7 +194,8 @@ mod tests {
             "js/lib/b.ts",
             "js/node_modules/c.js",
             "prefix/d.js",
-        ] {
+        ];
+        for file in files {
             write(at(file), "1").unwrap();
         }
         let check = |line: &str, expect: &[&str]| {
@@ -181,16 +204,7 @@ mod tests {
             server.start_cmd = Some(line.to_owned());
             let sources = || Sources::of(&server, &at("prefix"));
             let before = sources();
-            for file in [
-                "server",
-                "plugin.py",
-                "helper.py",
-                "notes.txt",
-                "js/a.js",
-                "js/lib/b.ts",
-                "js/node_modules/c.js",
-                "prefix/d.js",
-            ] {
+            for file in files {
                 let old = sources();
                 write(at("new"), "22").unwrap();
                 fs::rename(at("new"), at(file)).unwrap();
@@ -202,6 +216,7 @@ mod tests {
         check("python3 plugin.py", &["plugin.py", "helper.py"]);
         check("node nothing --plugins-directory=js", &["js/a.js", "js/lib/b.ts"]);
         check("node nothing --plugins-directory js", &["js/a.js", "js/lib/b.ts"]);
+        check("node nothing --plugins-directory \"$PWD/js\"", &["js/a.js", "js/lib/b.ts"]);
         check("sleep 100", &[]);
         check("./server -kong-prefix prefix", &["server"]);
     }

@@ -119,9 +119,9 @@ impl Worker {
 pub(crate) fn run(runtime: &Runtime, shared: Arc<Shared>, listeners: Vec<Listener>, mode: watch::Receiver<Mode>) {
     let local = LocalSet::new();
     local.block_on(runtime, async move {
-        let keepalive = shared.generation.load().profile.settings.upstream;
+        let limits = shared.generation.load().profile.settings.upstream;
         let worker = Rc::new(Worker {
-            pool: Pool::new(keepalive.pool_size, keepalive.max_requests, keepalive.idle_timeout),
+            pool: Pool::new(limits),
             plugins: Connections::new(Arc::clone(&shared.host)),
             metrics: shared.metrics.join(),
             handshakes: Waiting::default(),
@@ -129,7 +129,7 @@ pub(crate) fn run(runtime: &Runtime, shared: Arc<Shared>, listeners: Vec<Listene
             shared,
             mode: mode.clone(),
         });
-        tokio::task::spawn_local(sweep(worker.pool.clone()));
+        tokio::task::spawn_local(sweep(worker.pool.clone(), Arc::clone(&worker.shared)));
         for listener in listeners {
             let worker_of_loop = Rc::clone(&worker);
             worker.spawn(accept_loop(worker_of_loop, listener));
@@ -147,11 +147,12 @@ pub(crate) fn run(runtime: &Runtime, shared: Arc<Shared>, listeners: Vec<Listene
     });
 }
 
-async fn sweep(pool: Pool) {
+async fn sweep(pool: Pool, shared: Arc<Shared>) {
     let mut interval = tokio::time::interval(Duration::from_secs(5));
     loop {
         interval.tick().await;
-        pool.sweep();
+        let limits = shared.generation.load().profile.settings.upstream;
+        pool.under(limits).sweep();
     }
 }
 

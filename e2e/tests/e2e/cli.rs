@@ -50,6 +50,26 @@ async fn a_daemon_reloads() {
 }
 
 #[tokio::test]
+async fn a_reload_changes_how_many_connections_to_upstreams_are_kept() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().conf("nginx_worker_processes = 1").config(upstream.behind_everything()).start().await;
+    for _ in 0..3 {
+        assert_eq!(gateway.get("/").await.status, 200);
+    }
+    assert_eq!(upstream.connections(), 1);
+    let conf = gateway.path("kong.conf");
+    let text = std::fs::read_to_string(&conf).unwrap();
+    std::fs::write(&conf, text + "upstream_keepalive_pool_size = 0\n").unwrap();
+    let ended = gateway.command(&["reload", "-c", conf.to_str().unwrap()]).await;
+    assert_eq!(ended.status, Some(0), "{ended:?}");
+    // The one that was kept may serve a last time.
+    for _ in 0..3 {
+        assert_eq!(gateway.get("/").await.status, 200);
+    }
+    assert!(upstream.connections() >= 3, "{}", upstream.connections());
+}
+
+#[tokio::test]
 async fn a_restart_is_a_new_process() {
     let upstream = Upstream::echo().await;
     let gateway = Gateway::new().daemon().config(upstream.behind_everything()).start().await;

@@ -121,6 +121,7 @@ impl Drop for Stream {
 }
 
 /// A worker's shared connections.
+#[derive(Default)]
 pub(super) struct Connections {
     open: RefCell<HashMap<Key, Vec<Connection>>>,
     opening: RefCell<HashMap<Key, Rc<Notify>>>,
@@ -149,10 +150,6 @@ impl Drop for Opening<'_> {
 }
 
 impl Connections {
-    pub(super) fn new() -> Self {
-        Self { open: RefCell::default(), opening: RefCell::default() }
-    }
-
     /// A place on a connection that is there, if one has room.
     pub(super) fn share(&self, key: &Key, max_requests: u64) -> Option<Stream> {
         let mut open = self.open.borrow_mut();

@@ -2,9 +2,10 @@
 //! was checked for one name must not carry requests for another). Those for HTTP/1.1 are here while they are idle, those
 //! for HTTP/2 as long as they take requests.
 
-use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc};
 
 use hyper::client::conn::http1::SendRequest;
+use silverback_config::settings::UpstreamKeepalive;
 use tokio::{task::AbortHandle, time::Instant};
 
 use super::{
@@ -50,35 +51,33 @@ struct Idle {
     since: Instant,
 }
 
-/// The idle connections of a worker. Cheap to clone.
+/// The connections of a worker, and how many of them are kept for how long. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Pool(Rc<PoolInner>);
+pub(crate) struct Pool {
+    kept: Rc<Kept>,
+    /// Those of the request that asks: a reload may have brought others.
+    limits: UpstreamKeepalive,
+}
 
-struct PoolInner {
-    /// `upstream_keepalive_pool_size`, per key.
-    size: usize,
-    /// `upstream_keepalive_max_requests`; 0 for no limit.
-    max_requests: u64,
-    /// `upstream_keepalive_idle_timeout`; zero for no limit.
-    idle_timeout: Duration,
+#[derive(Default)]
+struct Kept {
     idle: RefCell<HashMap<Key, Vec<Idle>>>,
     http2: Connections,
 }
 
 impl Pool {
-    pub(crate) fn new(size: usize, max_requests: u64, idle_timeout: Duration) -> Self {
-        Self(Rc::new(PoolInner {
-            size,
-            max_requests,
-            idle_timeout,
-            idle: RefCell::default(),
-            http2: Connections::new(),
-        }))
+    pub(crate) fn new(limits: UpstreamKeepalive) -> Self {
+        Self { kept: Rc::default(), limits }
+    }
+
+    /// The same connections under these limits.
+    pub(crate) fn under(&self, limits: UpstreamKeepalive) -> Self {
+        Self { kept: Rc::clone(&self.kept), limits }
     }
 
     /// The connection that was used last, if one is idle and still open.
     pub(crate) fn take(&self, key: &Key) -> Option<Connection> {
-        let mut idle = self.0.idle.borrow_mut();
+        let mut idle = self.kept.idle.borrow_mut();
         let connections = idle.get_mut(key)?;
         while let Some(Idle { connection, since }) = connections.pop() {
             if self.is_expired(since) {
@@ -96,43 +95,43 @@ impl Pool {
 
     /// Closes what has been idle for too long. Called now and then by the worker.
     pub(crate) fn sweep(&self) {
-        self.0.idle.borrow_mut().retain(|_, connections| {
+        self.kept.idle.borrow_mut().retain(|_, connections| {
             connections.retain(|idle| !self.is_expired(idle.since) && !idle.connection.sender.is_closed());
             !connections.is_empty()
         });
-        self.0.http2.sweep(self.0.idle_timeout, self.0.size);
+        self.kept.http2.sweep(self.limits.idle_timeout, self.limits.pool_size);
     }
 
     /// A place on a connection for HTTP/2 that is there.
     pub(crate) fn share(&self, key: &Key) -> Option<Stream> {
-        self.0.http2.share(key, self.0.max_requests)
+        self.kept.http2.share(key, self.limits.max_requests)
     }
 
     /// Whether to open a connection for HTTP/2, or to wait for one that is being opened.
     pub(crate) fn turn(&self, key: &Key) -> Turn<'_> {
-        self.0.http2.turn(key)
+        self.kept.http2.turn(key)
     }
 
     /// Takes a place on a new connection for HTTP/2.
     pub(crate) fn add(&self, key: &Key, connection: super::http2::Connection) -> Stream {
-        self.0.http2.add(key, connection, self.0.size > 0 && self.0.max_requests != 1)
+        self.kept.http2.add(key, connection, self.limits.pool_size > 0 && self.limits.max_requests != 1)
     }
 
     fn is_expired(&self, since: Instant) -> bool {
-        !self.0.idle_timeout.is_zero() && since.elapsed() >= self.0.idle_timeout
+        !self.limits.idle_timeout.is_zero() && since.elapsed() >= self.limits.idle_timeout
     }
 
     fn put(&self, key: Key, connection: Connection) {
-        let worn_out = self.0.max_requests > 0 && connection.served >= self.0.max_requests;
+        let worn_out = self.limits.max_requests > 0 && connection.served >= self.limits.max_requests;
         // One that is not ready is still sending a request that was answered early: the next would wait for its client.
-        if self.0.size == 0 || worn_out || connection.sender.is_closed() || !connection.sender.is_ready() {
+        if self.limits.pool_size == 0 || worn_out || connection.sender.is_closed() || !connection.sender.is_ready() {
             return;
         }
-        let mut idle = self.0.idle.borrow_mut();
+        let mut idle = self.kept.idle.borrow_mut();
         let connections = idle.entry(key).or_default();
-        if connections.len() >= self.0.size {
-            connections.remove(0);
-        }
+        // The oldest ones make room.
+        let surplus = (connections.len() + 1).saturating_sub(self.limits.pool_size);
+        connections.drain(..surplus);
         connections.push(Idle { connection, since: Instant::now() });
     }
 }

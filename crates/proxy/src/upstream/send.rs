@@ -281,7 +281,7 @@ async fn over_http1(
     key: Key,
     connect_timeout: Duration,
 ) -> Result<Upstreamed, Failed> {
-    let pool = flight.worker.pool.clone();
+    let pool = flight.worker.pool.under(flight.profile.settings.upstream);
     let (mut connection, reused) = match pool.take(&key) {
         Some(connection) => (connection, true),
         None => (open_http1(flight, tls, &key, connect_timeout).await.map_err(unsent)?, false),
@@ -314,7 +314,7 @@ async fn over_http2(
     key: &Key,
     connect_timeout: Duration,
 ) -> Result<Upstreamed, Failed> {
-    let pool = flight.worker.pool.clone();
+    let pool = flight.worker.pool.under(flight.profile.settings.upstream);
     let (mut stream, reused) = match pool.share(key) {
         Some(stream) => (stream, true),
         None => {
