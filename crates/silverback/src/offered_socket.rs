@@ -20,7 +20,7 @@ pub(crate) fn elsewhere(server: &PluginServer, offer: &Offer) -> Option<String> 
     let stem = server.name.replace(['-', '.'], "_");
     (other_name || other_place).then(|| {
         format!(
-            "it listens on {}, and is looked for at {}: set pluginserver_{stem}_socket = {}",
+            "it says that it listens on {}, and is looked for at {}: set pluginserver_{stem}_socket = {}",
             says.display(),
             server.socket.display(),
             place.display(),

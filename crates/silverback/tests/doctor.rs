@@ -299,7 +299,10 @@ fn sockets_that_cannot_be_listened_on() {
     check(
         &server("DIR/prefix/s.socket"),
         "socket_elsewhere",
-        &["it listens on /usr/local/kong/mine.socket", "set pluginserver_s_socket = /usr/local/kong/mine.socket"],
+        &[
+            "it says that it listens on /usr/local/kong/mine.socket",
+            "set pluginserver_s_socket = /usr/local/kong/mine.socket",
+        ],
     );
     site.write("query", format!("#!/bin/sh\necho '{GOOD}'\n"), 0o755);
     let closed = site.path("closed");
