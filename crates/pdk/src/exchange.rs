@@ -13,6 +13,8 @@ use http::{HeaderMap, Method};
 use silverback_model::{Consumer, Directory, Phase, Route, Service};
 use silverback_protocol::Value;
 
+pub use crate::kept::Kept;
+
 /// Whether a request is HTTP or a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subsystem {
@@ -129,6 +131,8 @@ pub struct Exchange {
     pub nginx_ctx: Vec<(String, Value)>,
     /// `kong.log.set_serialize_value`: path, value, and mode.
     pub serialize_values: Vec<(String, Value, SerializeMode)>,
+    /// What these three take together.
+    pub kept: Kept,
     /// What the upstream answered, once it has.
     pub service_response: Option<ServiceResponse>,
     /// What goes to the client: headers set by plugins before the upstream answers, then the whole answer.

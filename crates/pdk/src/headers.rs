@@ -208,12 +208,72 @@ pub(crate) fn add(
     Ok(())
 }
 
-/// More names than any message has. A map of headers has room for little more than twice as many.
-const MAX_NAMES: usize = 10_000;
+/// More headers than any message has, each value of a repeated one counted. A map of headers has room for little more
+/// than twice as many names.
+const MAX_HEADERS: usize = 10_000;
 
-/// Whether there is room for another call's headers.
-pub(crate) fn room(headers: &HeaderMap) -> Result<(), String> {
-    if headers.keys_len() < MAX_NAMES { Ok(()) } else { Err(format!("there are more than {MAX_NAMES} headers")) }
+/// More values of one name than any message has.
+const MAX_VALUES: usize = 1_000;
+
+/// More bytes of names and values than any peer takes.
+const MAX_BYTES: usize = 1024 * 1024;
+
+/// How a call changes headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// What it gives takes the place of what there is of these names.
+    Set,
+    /// What it gives comes beside what there is.
+    Add,
+}
+
+/// Whether there is room for what a call gives. Messages without bound would take memory without bound, and the time
+/// of a worker to put them together.
+///
+/// # Errors
+/// There is not: an error of the plugin.
+pub(crate) fn room<'v>(
+    headers: &HeaderMap,
+    given: impl IntoIterator<Item = (HeaderName, &'v Value)>,
+    change: Change,
+) -> Result<(), String> {
+    let mut values = headers.len();
+    let mut bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    for (name, value) in given {
+        let (count, length) = extent(value);
+        let mut of_name = count;
+        let known = headers.get_all(&name).iter();
+        if change == Change::Add {
+            of_name += known.count();
+        } else {
+            let (single, replaced) =
+                known.fold((0, 0), |(single, bytes), value| (single + 1, bytes + name.as_str().len() + value.len()));
+            values = values.saturating_sub(single);
+            bytes = bytes.saturating_sub(replaced);
+        }
+        if of_name > MAX_VALUES {
+            return Err(format!("there are more than {MAX_VALUES} values of the header {name}"));
+        }
+        values += count;
+        bytes = bytes.saturating_add(count.saturating_mul(name.as_str().len())).saturating_add(length);
+    }
+    if values > MAX_HEADERS {
+        return Err(format!("there are more than {MAX_HEADERS} headers"));
+    }
+    if bytes > MAX_BYTES {
+        return Err(format!("the headers have more than {MAX_BYTES} bytes"));
+    }
+    Ok(())
+}
+
+/// How many values this gives for a header, and how many bytes they have.
+fn extent(given: &Value) -> (usize, usize) {
+    let length = |item: &Value| item.as_bytes().map_or(0, Bytes::len);
+    match given {
+        Value::List(items) => (items.len(), items.iter().map(length).sum()),
+        Value::Map(_) => (0, 0),
+        single => (1, length(single)),
+    }
 }
 
 /// Lua's error for a header that cannot be set, or nothing.
@@ -228,7 +288,7 @@ pub(crate) fn check(name: &Value, value: &Value) -> Result<(), String> {
 /// The same for a table of headers.
 pub(crate) fn check_table(headers: &Value) -> Result<(), String> {
     match headers {
-        Value::Map(entries) if entries.len() > MAX_NAMES => Err(format!("there are more than {MAX_NAMES} headers")),
+        Value::Map(entries) if entries.len() > MAX_HEADERS => Err(format!("there are more than {MAX_HEADERS} headers")),
         Value::Map(entries) => entries
             .iter()
             .filter(|(_, value)| !value.is_nil())

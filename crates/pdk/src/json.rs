@@ -7,7 +7,7 @@ use silverback_protocol::Value;
 use crate::lua;
 
 /// How deep tables may be nested, in and out.
-const MAX_DEPTH: usize = 1000;
+pub(crate) const MAX_DEPTH: usize = 1000;
 
 /// How a list without elements is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ mod function;
 mod functions;
 mod headers;
 pub mod json;
+mod kept;
 mod lua;
 mod multipart;
 pub mod outcome;

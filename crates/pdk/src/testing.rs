@@ -13,8 +13,8 @@ use silverback_protocol::{Call, Value};
 use crate::{
     Caller, Exchange, Outcome,
     exchange::{
-        Client, HttpVersion, Limits, LogLevel, Matched, Node, Request, RequestBody, Response, ServiceResponse, Stream,
-        Subsystem, Surroundings, Timings, Try, UpstreamChoice, Wishes,
+        Client, HttpVersion, Kept, Limits, LogLevel, Matched, Node, Request, RequestBody, Response, ServiceResponse,
+        Stream, Subsystem, Surroundings, Timings, Try, UpstreamChoice, Wishes,
     },
 };
 
@@ -114,6 +114,7 @@ pub fn exchange() -> Exchange {
         shared: Vec::new(),
         nginx_ctx: Vec::new(),
         serialize_values: Vec::new(),
+        kept: Kept::default(),
         service_response: None,
         response: Response::default(),
         exit: None,

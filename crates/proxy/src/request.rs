@@ -9,7 +9,7 @@ use silverback_model::Phase;
 use silverback_pdk::{
     Exchange,
     exchange::{
-        Client, HttpVersion, Request, RequestBody, Response, Stream, Subsystem, Timings, TlsInfo, UpstreamChoice,
+        Client, HttpVersion, Kept, Request, RequestBody, Response, Stream, Subsystem, Timings, TlsInfo, UpstreamChoice,
         Wishes,
     },
 };
@@ -211,6 +211,7 @@ fn blank(
         shared: Vec::new(),
         nginx_ctx: Vec::new(),
         serialize_values: Vec::new(),
+        kept: Kept::default(),
         service_response: None,
         response: Response::default(),
         exit: None,

@@ -2,10 +2,11 @@
 
 use silverback_protocol::Value;
 
-use super::argument;
+use super::{argument, raising};
 use crate::{
     Caller, Exchange, Outcome,
     function::{Function, PhaseRule},
+    kept::{self, Kept},
     lua,
 };
 
@@ -35,7 +36,7 @@ fn shared(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
 }
 
 fn set_shared(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
-    put(&mut exchange.shared, argument(args, 0), argument(args, 1))
+    put(&mut exchange.shared, &mut exchange.kept, args)
 }
 
 /// A key of a Lua table. A number and a text of the same digits are two keys; tables are keys that nobody else has.
@@ -54,25 +55,34 @@ pub(super) fn find(table: &[(String, Value)], name: &Value) -> Option<Value> {
     table.iter().find(|(known, _)| *known == key).map(|(_, value)| value.clone())
 }
 
-pub(super) fn put(table: &mut Vec<(String, Value)>, name: &Value, value: &Value) -> Outcome {
+/// Puts the second argument under the first.
+pub(super) fn put(table: &mut Vec<(String, Value)>, kept: &mut Kept, args: &[Value]) -> Outcome {
+    let (name, value) = (argument(args, 0), argument(args, 1));
     if name.is_nil() {
         return Outcome::raise("table index is nil");
     }
-    if let Some(key) = key(name) {
-        let value = numbers_as_doubles(lua::stored(value.clone()));
-        let known = table.iter().position(|(known, _)| *known == key);
-        match (known, value.is_nil()) {
-            (Some(at), true) => drop(table.remove(at)),
-            (Some(at), false) => {
-                if let Some(entry) = table.get_mut(at) {
-                    entry.1 = value;
-                }
-            }
-            (None, true) => {}
-            (None, false) => table.push((key, value)),
+    let Some(key) = key(name) else { return Outcome::nothing() };
+    let value = numbers_as_doubles(lua::stored(value.clone()));
+    let known = table.iter().position(|(known, _)| *known == key);
+    if value.is_nil() {
+        if let Some(at) = known {
+            let (key, value) = table.remove(at);
+            kept.remove(kept::of_entry(&key, &value));
         }
+        return Outcome::nothing();
     }
-    Outcome::nothing()
+    let weight = kept::of_call(&key, &value, args);
+    raising((|| {
+        if let Some((key, known)) = known.and_then(|at| table.get_mut(at)) {
+            kept.replace(kept::of_entry(key, known), weight)?;
+            *known = value;
+        } else {
+            kept::room_in(table.len())?;
+            kept.replace(0, weight)?;
+            table.push((key, value));
+        }
+        Ok(Outcome::nothing())
+    })())
 }
 
 /// Lua keeps every number as a double.

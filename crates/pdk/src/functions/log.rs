@@ -9,7 +9,7 @@ use crate::{
     exchange::{LogLevel, SerializeMode},
     function::{Function, KongPhases, PhaseRule},
     json::{self, EmptyList},
-    lua, serialize,
+    kept, lua, serialize,
 };
 
 const WITH_CONTEXT: PhaseRule = PhaseRule::Only(
@@ -129,9 +129,14 @@ fn set_serialize_value(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> O
         let key = string(args, 0, "key must be a string")?;
         let mode = mode(argument(args, 2))?;
         if exchange.phase != Phase::Log {
+            if key.iter().filter(|&&byte| byte == b'.').count() > json::MAX_DEPTH {
+                return Err(format!("key has more than {} parts", json::MAX_DEPTH));
+            }
             let key = String::from_utf8_lossy(key).into_owned();
             let value = argument(args, 1);
             let value = lua::encodable(value).unwrap_or_else(|_| lua::stored(value.clone()));
+            kept::room_in(exchange.serialize_values.len())?;
+            exchange.kept.replace(0, kept::of_call(&key, &value, args))?;
             exchange.serialize_values.push((key, value, mode));
         }
         Ok(Outcome::nothing())

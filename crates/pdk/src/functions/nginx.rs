@@ -99,7 +99,7 @@ fn ctx_value(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
 }
 
 fn set_ctx(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
-    ctx::put(&mut exchange.nginx_ctx, argument(args, 0), argument(args, 1))
+    ctx::put(&mut exchange.nginx_ctx, &mut exchange.kept, args)
 }
 
 fn start_time(exchange: &mut Exchange, _: &Caller, _: &[Value]) -> Outcome {

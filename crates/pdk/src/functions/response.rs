@@ -15,7 +15,7 @@ use crate::{
     error_page::PageFormat,
     exchange::{Exit, ExitBody, HttpVersion, LogLevel, Source, Subsystem},
     function::{Function, KongPhases, PhaseRule},
-    headers::{self, Side},
+    headers::{self, Change, Side},
     json::{self, EmptyList},
     lua,
 };
@@ -256,7 +256,7 @@ fn set_header(exchange: &mut Exchange, caller: &Caller, args: &[Value]) -> Outco
         not_sent(exchange)?;
         let (name, value) = (argument(args, 0), argument(args, 1));
         headers::check(name, value)?;
-        headers::room(&exchange.response.headers)?;
+        headers::room(&exchange.response.headers, named(name, value), Change::Set)?;
         put(exchange, caller, name.as_bytes().map(AsRef::as_ref).unwrap_or_default(), value, None)?;
         Ok(Outcome::nothing())
     })())
@@ -267,7 +267,7 @@ fn add_header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
         not_sent(exchange)?;
         let (name, value) = (argument(args, 0), argument(args, 1));
         headers::check(name, value)?;
-        headers::room(&exchange.response.headers)?;
+        headers::room(&exchange.response.headers, named(name, value), Change::Add)?;
         let name = answer_name(name.as_bytes().map(AsRef::as_ref).unwrap_or_default());
         if let Some(name) = name.filter(|name| *name != header::TRANSFER_ENCODING) {
             headers::add(&mut exchange.response.headers, &name, headers::values(value), Side::Answer)?;
@@ -294,11 +294,21 @@ fn entries(table: &Value) -> impl Iterator<Item = (&String, &Value)> {
     entries.iter().filter(|(_, value)| !value.is_nil()).map(|(name, value)| (name, value))
 }
 
+/// A header that a call gives, by the name that it will have.
+fn named<'v>(name: &Value, value: &'v Value) -> Option<(HeaderName, &'v Value)> {
+    answer_name(name.as_bytes()?).map(|name| (name, value))
+}
+
+/// The headers of a table, by the names that they will have.
+fn all_named(table: &Value) -> impl Iterator<Item = (HeaderName, &Value)> {
+    entries(table).filter_map(|(name, value)| answer_name(name.as_bytes()).map(|name| (name, value)))
+}
+
 fn set_headers(exchange: &mut Exchange, caller: &Caller, args: &[Value]) -> Outcome {
     raising((|| {
         not_sent(exchange)?;
         headers::check_table(argument(args, 0))?;
-        headers::room(&exchange.response.headers)?;
+        headers::room(&exchange.response.headers, all_named(argument(args, 0)), Change::Set)?;
         for (name, value) in entries(argument(args, 0)) {
             put(exchange, caller, name.as_bytes(), value, None)?;
         }
@@ -340,6 +350,7 @@ fn check_headers(given: &Value) -> Result<(), String> {
 /// Puts the answer together as Kong's `send` does.
 fn send(exchange: &mut Exchange, caller: &Caller, status: u16, body: &Value, given: &Value) -> Result<Outcome, String> {
     let mut headers = HeaderMap::new();
+    headers::room(&headers, all_named(given), Change::Set)?;
     for (name, value) in entries(given) {
         put(exchange, caller, name.as_bytes(), value, Some(&mut headers))?;
     }
@@ -378,6 +389,8 @@ fn send(exchange: &mut Exchange, caller: &Caller, status: u16, body: &Value, giv
     };
     let body = match text {
         Some(message) if is_grpc && !is_grpc_output => {
+            let name = HeaderName::from_static("grpc-message");
+            headers::room(&headers, [(name, &Value::Text(message.clone()))], Change::Set)?;
             headers.insert("grpc-message", headers::value(&message));
             ExitBody::Bytes(Bytes::new())
         }

@@ -1,7 +1,7 @@
 //! `kong.service.request`: what goes upstream.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, header};
+use http::{HeaderName, HeaderValue, Method, header};
 use silverback_protocol::Value;
 
 use super::{argument, raising, string};
@@ -9,7 +9,7 @@ use crate::{
     Caller, Exchange, Outcome, body,
     exchange::RequestBody,
     function::{Function, KongPhases, PhaseRule},
-    headers::{self, Side},
+    headers::{self, Change, Side},
     json::{self, EmptyList},
     lua, multipart, query, uri,
     variables::SERVER_NAME,
@@ -292,7 +292,7 @@ fn set_header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
     raising((|| {
         let (name, value) = (argument(args, 0), argument(args, 1));
         headers::check(name, value)?;
-        headers::room(&exchange.request.headers)?;
+        headers::room(&exchange.request.headers, named(name, value), Change::Set)?;
         let name = name.as_bytes().map(AsRef::as_ref).unwrap_or_default();
         if name.eq_ignore_ascii_case(b":authority") {
             if !exchange.upstream.scheme.starts_with("grpc") {
@@ -310,7 +310,7 @@ fn add_header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
     raising((|| {
         let (name, value) = (argument(args, 0), argument(args, 1));
         headers::check(name, value)?;
-        headers::room(&exchange.request.headers)?;
+        headers::room(&exchange.request.headers, named(name, value), Change::Add)?;
         let name = name.as_bytes().map(AsRef::as_ref).unwrap_or_default();
         if name.eq_ignore_ascii_case(b"host") {
             // A second Host would be no request at all.
@@ -331,6 +331,11 @@ fn add_header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
     })())
 }
 
+/// A header that a call gives, by the name that it will have.
+fn named<'v>(name: &Value, value: &'v Value) -> Option<(HeaderName, &'v Value)> {
+    headers::name(name.as_bytes()?).map(|name| (name, value))
+}
+
 fn clear_header(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
     raising(string(args, 0, "header must be a string").map(|name| {
         if let Some(name) = headers::name(name) {
@@ -347,8 +352,10 @@ fn set_headers(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
     raising((|| {
         let table = argument(args, 0);
         headers::check_table(table)?;
-        headers::room(&exchange.request.headers)?;
         if let Value::Map(entries) = table {
+            let given = entries.iter().filter(|(_, value)| !value.is_nil());
+            let named = given.filter_map(|(name, value)| Some((headers::name(name.as_bytes())?, value)));
+            headers::room(&exchange.request.headers, named, Change::Set)?;
             for (name, value) in entries.iter().filter(|(_, value)| !value.is_nil()) {
                 put(exchange, name.as_bytes(), value)?;
             }
@@ -404,6 +411,8 @@ fn set_body(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
         if let Some(need) = read_first(exchange) {
             return Ok(need);
         }
+        let sent = Value::Text(content_type.clone());
+        headers::room(&exchange.request.headers, [(header::CONTENT_TYPE, &sent)], Change::Set)?;
         put_body(exchange, body);
         exchange.request.headers.insert(header::CONTENT_TYPE, headers::value(&content_type));
         Ok(Outcome::value(true))

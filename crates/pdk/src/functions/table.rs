@@ -1,5 +1,7 @@
 //! `kong.table`: helpers that matter to Lua only, here for completeness.
 
+use std::collections::HashMap;
+
 use silverback_protocol::Value;
 
 use super::argument;
@@ -53,10 +55,15 @@ fn clear(_: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
 
 fn merge(_: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
     let mut merged: Vec<(String, Value)> = Vec::new();
+    // A table may have so many entries that looking for each among all would take long.
+    let mut places: HashMap<String, usize> = HashMap::new();
     for (name, value) in entries(argument(args, 0)).chain(entries(argument(args, 1))) {
-        match merged.iter_mut().find(|(known, _)| *known == name) {
+        match places.get(&name).and_then(|&place| merged.get_mut(place)) {
             Some((_, known)) => *known = value,
-            None => merged.push((name, value)),
+            None => {
+                places.insert(name.clone(), merged.len());
+                merged.push((name, value));
+            }
         }
     }
     Outcome::value(Value::Map(merged))

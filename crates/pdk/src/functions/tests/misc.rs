@@ -217,3 +217,50 @@ fn streams() {
     assert_eq!(entry["session"], session);
     assert_eq!(entry["upstream"], serde_json::json!({"received": 11, "sent": 70}));
 }
+
+#[test]
+fn what_plugins_keep_has_bounds() {
+    let large = Value::Text(vec![b'x'; 20 << 20].into());
+    for name in ["kong.ctx.shared.set", "kong.nginx.set_ctx", "kong.log.set_serialize_value"] {
+        let exchange = &mut exchange();
+        let failed = (0..20).find(|number| {
+            let args = [format!("key-{number}").as_str().into(), large.clone()];
+            matches!(call(exchange, name, &args), Outcome::Raise(_))
+        });
+        assert_eq!(failed, Some(6), "{name}: six of 20 MB are within 128 MB");
+        let many = (0..20_000).find(|number| {
+            let args = [format!("small-{number}").as_str().into(), 1.into()];
+            matches!(call(exchange, name, &args), Outcome::Raise(_))
+        });
+        assert!(many.is_some_and(|number| number <= 10_000), "{name}: {many:?}");
+    }
+}
+
+#[test]
+fn what_is_kept_can_be_replaced_and_removed() {
+    let exchange = &mut exchange();
+    let large = Value::Text(vec![b'x'; 100 << 20].into());
+    for _ in 0..3 {
+        for value in [&large, &large, &Value::Nil] {
+            assert_eq!(call(exchange, "kong.ctx.shared.set", &["key".into(), value.clone()]), Outcome::nothing());
+        }
+    }
+    assert_eq!(exchange.kept, crate::exchange::Kept::default());
+}
+
+#[test]
+fn a_key_of_the_log_entry_has_no_parts_without_end() {
+    let exchange = &mut exchange();
+    let key = "a.".repeat(100_000);
+    let outcome = call(exchange, "kong.log.set_serialize_value", &[key.as_str().into(), 1.into()]);
+    assert_eq!(outcome, Outcome::raise("key has more than 1000 parts"));
+}
+
+#[test]
+fn large_tables_are_merged_in_time() {
+    let table = |from: i64| Value::Map((from..from + 200_000).map(|i| (i.to_string(), i.into())).collect());
+    let exchange = &mut exchange();
+    let Outcome::Done(_) = call(exchange, "kong.table.merge", &[table(0), table(100_000)]) else {
+        panic!("it has a result")
+    };
+}

@@ -49,6 +49,48 @@ fn headers_without_end_are_an_error() {
 }
 
 #[test]
+fn a_header_has_no_values_without_end() {
+    let list = |count: usize| Value::List(vec!["1".into(); count]);
+    let table = |value: Value| Value::Map(vec![("x".to_owned(), value)]);
+    let beyond = Outcome::raise("there are more than 1000 values of the header x");
+    for side in ["kong.service.request", "kong.response"] {
+        let exchange = &mut exchange();
+        let mut check = |name: &str, args: &[Value], expect: &Outcome| {
+            assert_eq!(call(exchange, &format!("{side}.{name}"), args), *expect, "{side}.{name}");
+        };
+        check("set_header", &["x".into(), list(70_000)], &beyond);
+        check("add_header", &["x".into(), list(70_000)], &beyond);
+        check("set_headers", &[table(list(70_000))], &beyond);
+        check("set_header", &["x".into(), list(999)], &Outcome::nothing());
+        check("add_header", &["x".into(), "1".into()], &Outcome::nothing());
+        check("add_header", &["x".into(), "1".into()], &beyond);
+        check("set_header", &["x".into(), list(1000)], &Outcome::nothing());
+    }
+    let exchange = &mut exchange();
+    for name in ["exit", "error"] {
+        let args = [500.into(), "b".into(), table(list(70_000))];
+        assert_eq!(call(exchange, &format!("kong.response.{name}"), &args), beyond, "{name}");
+    }
+}
+
+#[test]
+fn headers_have_no_bytes_without_end() {
+    let large = Value::Text(vec![b'x'; 600 << 10].into());
+    let beyond = Outcome::raise("the headers have more than 1048576 bytes");
+    for side in ["kong.service.request", "kong.response"] {
+        let exchange = &mut exchange();
+        let mut check = |name: &str, header: &str, expect: &Outcome| {
+            let args = [header.into(), large.clone()];
+            assert_eq!(call(exchange, &format!("{side}.{name}"), &args), *expect, "{side}.{name} {header}");
+        };
+        check("set_header", "x", &Outcome::nothing());
+        check("set_header", "x", &Outcome::nothing());
+        check("add_header", "x", &beyond);
+        check("set_header", "y", &beyond);
+    }
+}
+
+#[test]
 fn wrong_destinations() {
     let exchange = &mut exchange();
     for (name, arguments, error) in [
