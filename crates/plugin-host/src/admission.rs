@@ -55,6 +55,20 @@ impl Admission {
         Ok(Slot { in_flight: &self.in_flight, _permit: permit })
     }
 
+    /// Waits until an event may go on that gave its slot back: among those that wait to begin, but for it the queue
+    /// cannot be full.
+    pub(crate) async fn enter_again(&self, patience: Duration) -> Result<Slot<'_>, Refused> {
+        let permit = match &self.slots {
+            None => None,
+            Some(slots) => {
+                // it is never closed
+                Some(timeout(patience, slots.acquire()).await.ok().and_then(Result::ok).ok_or(Refused::Waited)?)
+            }
+        };
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Ok(Slot { in_flight: &self.in_flight, _permit: permit })
+    }
+
     async fn wait<'a>(&'a self, slots: &'a Semaphore, patience: Duration) -> Result<SemaphorePermit<'a>, Refused> {
         let place = self.queue.fetch_add(1, Ordering::Relaxed);
         let _counted = Counted(&self.queue);
@@ -130,6 +144,25 @@ mod tests {
             let _first = admission.enter(LONG).await.unwrap();
             assert_eq!(admission.enter(Duration::from_millis(1)).await.err(), Some(Refused::Waited));
             assert_eq!(admission.queue(), 0);
+        });
+    }
+
+    #[test]
+    fn one_that_goes_on_waits_its_turn_whatever_the_queue() {
+        block_on(async {
+            let admission = admission(1, 1);
+            let first = admission.enter(LONG).await.unwrap();
+            let second = admission.enter(LONG);
+            tokio::pin!(second);
+            assert!(futures_pending(second.as_mut()).await, "it waits");
+            let again = admission.enter_again(LONG);
+            tokio::pin!(again);
+            assert!(futures_pending(again.as_mut()).await, "it waits though the queue is full");
+            drop(first);
+            assert!(futures_pending(again.as_mut()).await, "it is not its turn");
+            drop(second.await.unwrap());
+            drop(again.await.unwrap());
+            assert_eq!((admission.in_flight(), admission.queue()), (0, 0));
         });
     }
 

@@ -98,6 +98,14 @@ impl Pass<'_> {
         breaker.try_at.load(Ordering::Relaxed) != 0 && breaker.try_at.swap(0, Ordering::AcqRel) != 0
     }
 
+    /// It waits for what its server has no part in: another event may be tried meanwhile. Its outcome counts like that
+    /// of any other.
+    pub(crate) fn let_others_try(&mut self) {
+        if std::mem::take(&mut self.is_trial) {
+            self.breaker.trying.store(false, Ordering::Release);
+        }
+    }
+
     /// There was none; `ended`: the life of the process that ended, if that is why. Whether the breaker has opened.
     pub(crate) fn failed(self, ended: Option<u64>) -> bool {
         let breaker = self.breaker;
@@ -194,6 +202,22 @@ mod tests {
             advance(PAUSE).await;
             drop(breaker.pass().unwrap());
             assert!(breaker.pass().is_ok());
+        });
+    }
+
+    #[test]
+    fn a_trial_that_waits_for_its_client_makes_room_for_another() {
+        paused(async || {
+            let breaker = breaker(2);
+            breaker.pass().unwrap().failed(None);
+            assert!(breaker.pass().unwrap().failed(None));
+            advance(PAUSE).await;
+            let mut waits = breaker.pass().unwrap();
+            assert!(breaker.pass().is_err());
+            waits.let_others_try();
+            assert!(breaker.pass().unwrap().succeeded(), "the other shows that it works again");
+            assert!(!waits.failed(None), "it counts like any other");
+            assert_eq!(breaker.state(), BreakerState::Closed);
         });
     }
 

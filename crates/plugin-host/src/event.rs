@@ -36,12 +36,14 @@ use crate::{
 
 use clock::Clock;
 use idle::Idle;
+use turn::Turn;
 
 mod clock;
 mod idle;
 pub(crate) mod msgpack;
 mod protobuf;
 pub(crate) mod release;
+mod turn;
 
 /// Pause between looks at whether a process has ended.
 const LAST_WORDS: Duration = Duration::from_millis(5);
@@ -162,18 +164,16 @@ impl Connections {
         let server = &instance.server;
         let limit = limit.unwrap_or(server.deadlines.event);
         let not_run = |kind, message| Err(not_run(instance, phase, kind, message));
-        let _slot = match server.admission.enter(limit).await {
+        let admission = server.admission_of(phase);
+        let slot = match admission.enter(limit).await {
             Ok(slot) => slot,
             Err(Refused::QueueFull) => {
-                let (running, waiting) = (server.admission.in_flight(), server.admission.queue());
+                let (running, waiting) = (admission.in_flight(), admission.queue());
                 let message =
                     format!("{running} events run in its server and {waiting} wait: there is no room for more");
                 return not_run(FailureKind::Busy, message);
             }
-            Err(Refused::Waited) => {
-                let message = format!("it waited for other events for {} s", limit.as_secs_f32());
-                return not_run(FailureKind::Busy, message);
-            }
+            Err(Refused::Waited) => return not_run(FailureKind::Busy, waited(limit)),
         };
         let open = |what: &str, Open { failures }| format!("{what} {failures} times in a row: it is not tried now");
         let unready = match server.unready.pass() {
@@ -186,14 +186,16 @@ impl Connections {
             Ok(pass) => pass,
             Err(broken) => return not_run(FailureKind::BreakerOpen, open("it failed", broken)),
         };
-        let result = self.run(instance, phase, limit, pdk).await;
+        let mut turn = Turn { admission, slot: Some(slot), limit, pass, unready };
+        let result = self.run(instance, phase, limit, &mut turn, pdk).await;
         if let Err(Failed { failure: EventFailure { kind: FailureKind::Unavailable, .. }, .. }) = &result
             && instance.successor().is_some()
         {
             // its server was replaced while it was waited for
+            drop(turn);
             return Box::pin(self.run_admitted(instance, phase, Some(limit), pdk)).await;
         }
-        tell(instance, &result, pass, unready);
+        tell(instance, &result, turn.pass, turn.unready);
         result.map_err(|failed| failed.failure)
     }
 
@@ -202,6 +204,7 @@ impl Connections {
         instance: &Arc<Instance>,
         phase: Phase,
         limit: Duration,
+        turn: &mut Turn<'_>,
         pdk: &mut P,
     ) -> Result<EventEnd, Failed> {
         let server = &instance.server;
@@ -248,7 +251,7 @@ impl Connections {
             };
             let deadline = sleep(limit);
             tokio::pin!(deadline);
-            let clock = Clock::new(deadline, limit);
+            let clock = Clock::new(deadline, limit, turn);
             let done = match server.protocol {
                 WireProtocol::ProtoBuf => protobuf::run(&mut connection, clock, started.id, phase, pdk).await,
                 WireProtocol::MsgPack => msgpack::run(&mut connection, clock, started.id, phase, pdk).await,
@@ -402,6 +405,10 @@ fn unavailable(server: &Server, state: ServerState) -> String {
             server.settings.socket.display()
         ),
     }
+}
+
+fn waited(limit: Duration) -> String {
+    format!("it waited for other events for {} s", limit.as_secs_f32())
 }
 
 /// The failure of an event that was not run: its server has had nothing to do with it.

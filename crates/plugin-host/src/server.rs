@@ -12,6 +12,7 @@ use std::{
 use arc_swap::ArcSwap;
 use serde_json::{Map, Value as Json};
 use silverback_config::settings::PluginServer;
+use silverback_model::Phase;
 use silverback_protocol::dump::WireProtocol;
 use tokio::{
     sync::watch,
@@ -52,7 +53,10 @@ pub(crate) struct Server {
     /// Whether its processes are ours.
     pub(crate) managed: bool,
     pub(crate) deadlines: Deadlines,
-    pub(crate) admission: Admission,
+    /// The way in for events that requests wait for.
+    admission: Admission,
+    /// The same for those of `log`, which nobody waits for: a slow logger keeps no request waiting.
+    log_admission: Admission,
     /// Opens when the server is not ready in time, again and again.
     pub(crate) unready: Breaker,
     pub(crate) restarts: AtomicU64,
@@ -105,6 +109,7 @@ impl Server {
         let seats = if managed { settings.process.workers.max(1) } else { 1 };
         Self {
             admission: Admission::new(&settings.events),
+            log_admission: Admission::new(&settings.events),
             unready: Breaker::new(settings.events.breaker),
             settings,
             protocol: offer.protocol,
@@ -130,6 +135,11 @@ impl Server {
     pub(crate) fn counted_in(mut self, metrics: &Arc<Registry>) -> Self {
         self.metrics = Arc::clone(metrics);
         self
+    }
+
+    /// The way in for events of a phase.
+    pub(crate) fn admission_of(&self, phase: Phase) -> &Admission {
+        if phase == Phase::Log { &self.log_admission } else { &self.admission }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -401,8 +411,8 @@ impl Server {
             pid: best.and_then(|process| process.pid),
             restarts: self.restarts.load(Ordering::Relaxed),
             plugins: self.plugins.clone(),
-            in_flight: self.admission.in_flight(),
-            queue: self.admission.queue(),
+            in_flight: self.admission.in_flight() + self.log_admission.in_flight(),
+            queue: self.admission.queue() + self.log_admission.queue(),
             breaker: breaker.unwrap_or_default(),
             processes,
         }

@@ -19,7 +19,7 @@ const MAX_NOTIFICATIONS: usize = 1000;
 /// Runs an event.
 pub(super) async fn run<P: Pdk>(
     connection: &mut Connection,
-    mut clock: Clock<'_>,
+    mut clock: Clock<'_, '_>,
     instance: i64,
     phase: Phase,
     pdk: &mut P,
@@ -48,7 +48,14 @@ pub(super) async fn run<P: Pdk>(
         first = false;
         let next = Next::from_result(result).map_err(|error| broken(&error.into()))?;
         let Next::Call { event, call, terminal } = next else { return Ok(Done::Reusable(EventEnd::Returned)) };
-        let result = match clock.pause(pdk.call(&call)).await {
+        let reply = match clock.pause(pdk.call(&call)).await {
+            Ok(reply) => reply,
+            Err(_) => {
+                let handler = (!terminal).then_some(Handler::Waiting { event });
+                return Err(Stop::Abandoned(FailureKind::Busy, clock.no_turn(), handler));
+            }
+        };
+        let result = match reply {
             // after a terminal call the plugin waits for nothing, so there is nobody to give a result to
             Reply::Return(_) if terminal => {
                 let message = format!("{} did not end the phase", call.method);

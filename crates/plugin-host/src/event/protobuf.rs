@@ -14,7 +14,7 @@ use crate::{
 /// it, which saves this one the wait for it.
 pub(super) async fn run<P: Pdk>(
     connection: &mut Connection,
-    mut clock: Clock<'_>,
+    mut clock: Clock<'_, '_>,
     instance: i64,
     phase: Phase,
     pdk: &mut P,
@@ -48,7 +48,10 @@ pub(super) async fn run<P: Pdk>(
             // the plugin made a call that there is not: its fault, not the protocol's
             Err(error) => return Err(Stop::Failed(FailureKind::Raised, error.to_string())),
         };
-        match clock.pause(pdk.call(&call)).await {
+        let Ok(reply) = clock.pause(pdk.call(&call)).await else {
+            return Err(Stop::Failed(FailureKind::Busy, clock.no_turn()));
+        };
+        match reply {
             Reply::Return(result) => put_result(method, &result, &mut connection.output),
             Reply::Exit => {
                 // the plugin waits for an answer, then closes
@@ -70,7 +73,7 @@ pub(super) async fn run<P: Pdk>(
 }
 
 /// As long as no frame of the event came, it may be that the server does not know the instance: it closes then.
-fn first<T>(result: Option<Result<T, Broken>>, clock: &Clock<'_>) -> Result<T, Stop> {
+fn first<T>(result: Option<Result<T, Broken>>, clock: &Clock<'_, '_>) -> Result<T, Stop> {
     match result {
         Some(Err(Broken::Unread)) => Err(Stop::Unsent(Broken::Unread.to_string())),
         Some(Err(Broken::Closed)) => Err(Stop::Unknown("the server closed the connection at once".to_owned())),
@@ -78,11 +81,11 @@ fn first<T>(result: Option<Result<T, Broken>>, clock: &Clock<'_>) -> Result<T, S
     }
 }
 
-fn next<T>(result: Option<Result<T, Broken>>, clock: &Clock<'_>) -> Result<T, Stop> {
+fn next<T>(result: Option<Result<T, Broken>>, clock: &Clock<'_, '_>) -> Result<T, Stop> {
     result.ok_or_else(|| deadline(clock))?.map_err(|error| broken(&error))
 }
 
 /// Closing the connection is what tells the plugin.
-fn deadline(clock: &Clock<'_>) -> Stop {
+fn deadline(clock: &Clock<'_, '_>) -> Stop {
     Stop::Abandoned(FailureKind::Deadline, clock.too_slow(), None)
 }
