@@ -1,5 +1,5 @@
 //! Answers of upstreams that are held whole for the response phase (Kong's buffered proxying), within limits: one for
-//! each answer, and one for all that this process holds.
+//! each answer, and one for all that this process holds. Spooled request bodies that plugins read count among these.
 
 use std::sync::{
     Arc,
@@ -53,7 +53,7 @@ impl BufferError {
     }
 }
 
-/// The bytes that are held of one answer, counted among all until this is dropped.
+/// The bytes that are held of one body, counted among all until this is dropped.
 pub(crate) struct Held {
     all: Arc<AtomicU64>,
     bytes: u64,
@@ -62,6 +62,16 @@ pub(crate) struct Held {
 impl Held {
     fn new(all: &Arc<AtomicU64>) -> Self {
         Self { all: Arc::clone(all), bytes: 0 }
+    }
+
+    /// Counts so many bytes, if all together are no more than `total` with them.
+    pub(crate) fn of(all: &Arc<AtomicU64>, bytes: u64, total: u64) -> Option<Self> {
+        let mut held = Self::new(all);
+        held.add(bytes, Buffering { max_size: total, total_size: total }).is_ok().then_some(held)
+    }
+
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Counts more bytes, as far as the limits allow.
@@ -145,6 +155,9 @@ mod tests {
         drop(one);
         two.add(1, limits).unwrap();
         drop(two);
+        let three = Held::of(&all, 10, 15).unwrap();
+        assert!(Held::of(&all, 6, 15).is_none());
+        drop(three);
         assert_eq!(all.load(Ordering::Relaxed), 0);
     }
 }

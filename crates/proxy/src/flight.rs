@@ -371,6 +371,14 @@ impl Flight {
                 self.exchange.response.source = Some(Source::Exit);
                 false
             }
+            Ran::Failed(Failed { why, .. }) if self.body_error.is_some() => {
+                // It asked for a body that cannot be had: that is what the client is told, as in nginx.
+                self.log(Level::Error, format_args!("{why}"));
+                if let Some(error) = self.body_error.take() {
+                    self.body_failed(&error);
+                }
+                false
+            }
             Ran::Failed(Failed { why, status: 503 }) => {
                 self.log(Level::Error, format_args!("{why}"));
                 self.error(503, "Service unavailable");
@@ -436,10 +444,13 @@ impl Flight {
     }
 
     fn body_failed(&mut self, error: &BodyError) -> End {
-        self.log(Level::Info, format_args!("{error} while reading client request body"));
+        let room = matches!(error, BodyError::TooLargeForPlugin { .. } | BodyError::NoRoom { .. });
+        let level = if room { Level::Error } else { Level::Info };
+        self.log(level, format_args!("{error} while reading client request body"));
         self.proxied = false;
         match error {
-            BodyError::TooLarge => self.fail(413, None),
+            BodyError::TooLarge | BodyError::TooLargeForPlugin { .. } => self.fail(413, None),
+            BodyError::NoRoom { .. } => self.fail(503, None),
             BodyError::Timeout => self.fail(408, None),
             BodyError::Client(_) => self.fail(400, None),
             BodyError::Spool(_) => self.fail(500, None),

@@ -2,12 +2,14 @@
 
 use std::{cell::RefCell, rc::Rc};
 
+use bytes::Bytes;
 use silverback_model::{Fails, Phase};
 use silverback_pdk::{Caller, Exchange, Need, Outcome, exchange::RequestBody};
 use silverback_plugin_host::{Connections, EventEnd, EventFailure, Pdk, Reply};
 use silverback_protocol::{Call, Return};
 
 use crate::{
+    buffered::Held,
     flight::Flight,
     plugin_table::{Configured, Kind},
     request_body,
@@ -36,7 +38,7 @@ pub(crate) trait Subject {
     fn exchange(&mut self) -> &mut Exchange;
 
     /// Gets what a call waits for. What cannot be had is marked as such in the exchange, and the call says so.
-    async fn provide(&mut self, need: Need);
+    async fn provide(&mut self, need: Need) -> Option<Loaded>;
 
     /// Takes note of an event that failed, for those who may ask.
     fn failed(&mut self, _failure: &EventFailure) {}
@@ -47,12 +49,22 @@ impl Subject for Flight {
         &mut self.exchange
     }
 
-    async fn provide(&mut self, need: Need) {
+    async fn provide(&mut self, need: Need) -> Option<Loaded> {
         if let Err(error) = self.read_body().await {
             self.body_error = Some(error);
         }
-        if need == Need::RequestBodyInMemory {
-            load(&mut self.exchange).await;
+        let RequestBody::File(path, length) = &self.exchange.request.body else { return None };
+        if need != Need::RequestBodyInMemory {
+            return None;
+        }
+        let total = self.profile.settings.buffering.total_size;
+        match request_body::load(path, *length, &self.worker.shared.held, total).await {
+            Ok((bytes, held)) => Some(Loaded::put(&mut self.exchange, bytes, held)),
+            Err(error) => {
+                self.exchange.request.body = RequestBody::Failed(error.to_string());
+                self.body_error = Some(error);
+                None
+            }
         }
     }
 
@@ -69,8 +81,9 @@ impl Subject for Exchange {
         self
     }
 
-    async fn provide(&mut self, _: Need) {
+    async fn provide(&mut self, _: Need) -> Option<Loaded> {
         self.request.body = RequestBody::None;
+        None
     }
 }
 
@@ -84,7 +97,7 @@ pub(crate) async fn run<S: Subject>(
 ) -> Ran {
     let failed = match &configured.kind {
         Kind::External(instance) => {
-            let mut calls = Calls { subject, caller: &configured.caller };
+            let mut calls = Calls { subject, caller: &configured.caller, held: None };
             match plugins.handle_event(instance, phase, configured.timeout, &mut calls).await {
                 Ok(EventEnd::Returned) => return Ran::Done,
                 Ok(EventEnd::Exited) => return Ran::Exit,
@@ -94,19 +107,25 @@ pub(crate) async fn run<S: Subject>(
                 }
             }
         }
-        Kind::InProcess { name, config } => loop {
-            let why = match silverback_plugins::run(name, phase, subject.exchange(), &configured.caller, config) {
-                Outcome::Done(_) => return Ran::Done,
-                Outcome::Unknown => format!("plugin {name} is not built in"),
-                Outcome::Exit => return Ran::Exit,
-                Outcome::Raise(why) => format!("plugin {name} failed in {phase}: {why}"),
-                Outcome::Need(need) => {
-                    subject.provide(need).await;
-                    continue;
+        Kind::InProcess { name, config } => {
+            let mut loaded: Option<Loaded> = None;
+            let outcome = loop {
+                match silverback_plugins::run(name, phase, subject.exchange(), &configured.caller, config) {
+                    Outcome::Need(need) => loaded = subject.provide(need).await,
+                    outcome => break outcome,
                 }
             };
-            break Failed { why, status: 500 };
-        },
+            if let Some(loaded) = loaded {
+                drop(loaded.put_back(subject.exchange()));
+            }
+            let why = match outcome {
+                Outcome::Done(_) => return Ran::Done,
+                Outcome::Exit => return Ran::Exit,
+                Outcome::Raise(why) => format!("plugin {name} failed in {phase}: {why}"),
+                Outcome::Unknown | Outcome::Need(_) => format!("plugin {name} is not built in"),
+            };
+            Failed { why, status: 500 }
+        }
     };
     match configured.on_error.of(phase) {
         Fails::Closed => Ran::Failed(failed),
@@ -121,13 +140,22 @@ pub(crate) async fn run<S: Subject>(
     }
 }
 
-/// Puts a spooled body into memory.
-async fn load(exchange: &mut Exchange) {
-    if let RequestBody::File(path, _) = &exchange.request.body {
-        exchange.request.body = match request_body::load(path).await {
-            Ok(bytes) => RequestBody::Memory(bytes),
-            Err(error) => RequestBody::Failed(error.to_string()),
-        };
+/// A spooled body that is in memory while a call reads it.
+pub(crate) struct Loaded {
+    /// What it is otherwise.
+    file: RequestBody,
+    held: Held,
+}
+
+impl Loaded {
+    fn put(exchange: &mut Exchange, bytes: Bytes, held: Held) -> Self {
+        Self { file: std::mem::replace(&mut exchange.request.body, RequestBody::Memory(bytes)), held }
+    }
+
+    /// The call has what it wanted: only its result keeps the bytes, for as long as the event runs.
+    fn put_back(self, exchange: &mut Exchange) -> Held {
+        exchange.request.body = self.file;
+        self.held
     }
 }
 
@@ -144,14 +172,21 @@ fn describe(failure: &EventFailure) -> String {
 struct Calls<'s, S> {
     subject: &'s mut S,
     caller: &'s Caller,
+    /// What the last body that was read takes of the room for all.
+    held: Option<Held>,
 }
 
 impl<S: Subject> Pdk for Calls<'_, S> {
     async fn call(&mut self, call: &Call) -> Reply {
+        self.held = None;
+        let mut loaded: Option<Loaded> = None;
         loop {
             match silverback_pdk::call(self.subject.exchange(), self.caller, call) {
-                Outcome::Need(need) => self.subject.provide(need).await,
-                outcome => return reply(outcome),
+                Outcome::Need(need) => loaded = self.subject.provide(need).await,
+                outcome => {
+                    self.held = loaded.map(|loaded| loaded.put_back(self.subject.exchange()));
+                    return reply(outcome);
+                }
             }
         }
     }
@@ -172,7 +207,7 @@ fn reply(outcome: Outcome) -> Reply {
 pub(crate) async fn log(worker: &Worker, exchange: &Rc<RefCell<Exchange>>, configured: &Configured) {
     let failed = match &configured.kind {
         Kind::External(instance) => {
-            let mut calls = LogCalls { exchange: Rc::clone(exchange), caller: &configured.caller };
+            let mut calls = LogCalls { worker, exchange: Rc::clone(exchange), caller: &configured.caller, held: None };
             worker
                 .plugins
                 .handle_event(instance, Phase::Log, configured.timeout, &mut calls)
@@ -201,35 +236,44 @@ pub(crate) async fn log(worker: &Worker, exchange: &Rc<RefCell<Exchange>>, confi
 }
 
 struct LogCalls<'c> {
+    worker: &'c Worker,
     exchange: Rc<RefCell<Exchange>>,
     caller: &'c Caller,
+    /// What the last body that was read takes of the room for all.
+    held: Option<Held>,
 }
 
 impl Pdk for LogCalls<'_> {
     async fn call(&mut self, call: &Call) -> Reply {
-        loop {
-            let outcome = silverback_pdk::call(&mut self.exchange.borrow_mut(), self.caller, call);
-            match outcome {
-                // The connection is done with: a body that was never read is no longer there.
-                Outcome::Need(Need::RequestBody) => {
-                    self.exchange.borrow_mut().request.body = RequestBody::None;
-                }
-                Outcome::Need(Need::RequestBodyInMemory) => {
-                    let path = match &self.exchange.borrow().request.body {
-                        RequestBody::File(path, _) => Some(path.clone()),
-                        _ => None,
-                    };
-                    let body = match path {
-                        None => RequestBody::None,
-                        Some(path) => match request_body::load(&path).await {
-                            Ok(bytes) => RequestBody::Memory(bytes),
-                            Err(error) => RequestBody::Failed(error.to_string()),
-                        },
-                    };
-                    self.exchange.borrow_mut().request.body = body;
-                }
-                outcome => return reply(outcome),
+        self.held = None;
+        let outcome = silverback_pdk::call(&mut self.exchange.borrow_mut(), self.caller, call);
+        let Outcome::Need(need) = outcome else { return reply(outcome) };
+        // The body is there for this call alone: other handlers share the exchange.
+        let body = self.body(need).await;
+        let mut exchange = self.exchange.borrow_mut();
+        let kept = std::mem::replace(&mut exchange.request.body, body);
+        let outcome = silverback_pdk::call(&mut exchange, self.caller, call);
+        exchange.request.body = kept;
+        reply(outcome)
+    }
+}
+
+impl LogCalls<'_> {
+    /// The request's body, as far as it is still there: the connection is done with, and a body that was never read
+    /// with it.
+    async fn body(&mut self, need: Need) -> RequestBody {
+        let (path, length) = match (need, &self.exchange.borrow().request.body) {
+            (Need::RequestBodyInMemory, RequestBody::File(path, length)) => (path.clone(), *length),
+            _ => return RequestBody::None,
+        };
+        let shared = &self.worker.shared;
+        let total = shared.generation.load().profile.settings.buffering.total_size;
+        match request_body::load(&path, length, &shared.held, total).await {
+            Ok((bytes, held)) => {
+                self.held = Some(held);
+                RequestBody::Memory(bytes)
             }
+            Err(error) => RequestBody::Failed(error.to_string()),
         }
     }
 }

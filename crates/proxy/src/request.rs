@@ -9,8 +9,8 @@ use silverback_model::Phase;
 use silverback_pdk::{
     Exchange,
     exchange::{
-        Client, HttpVersion, Kept, Request, RequestBody, Response, Stream, Subsystem, Timings, TlsInfo, UpstreamChoice,
-        Wishes,
+        Client, HttpVersion, Kept as KeptByPlugins, Request, RequestBody, Response, Stream, Subsystem, Timings,
+        TlsInfo, UpstreamChoice, Wishes,
     },
 };
 
@@ -211,7 +211,7 @@ fn blank(
         shared: Vec::new(),
         nginx_ctx: Vec::new(),
         serialize_values: Vec::new(),
-        kept: Kept::default(),
+        kept: KeptByPlugins::default(),
         service_response: None,
         response: Response::default(),
         exit: None,

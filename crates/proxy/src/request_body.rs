@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, Write},
     path::{Path, PathBuf},
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -13,6 +14,8 @@ use hyper::body::{Body, Incoming};
 use silverback_config::Settings;
 use silverback_pdk::exchange::RequestBody;
 use tokio::task::spawn_blocking;
+
+use crate::buffered::Held;
 
 /// A body that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +28,16 @@ pub(crate) enum BodyError {
     Client(String),
     #[error("the body cannot be spooled ({0}): is there room under the prefix?")]
     Spool(#[source] io::Error),
+    #[error(
+        "the body of {length} bytes is too large for a plugin to read: with its copy for the plugin server it is more \
+         than the {total} bytes of buffered_proxying_total_size"
+    )]
+    TooLargeForPlugin { length: u64, total: u64 },
+    #[error(
+        "the body of {length} bytes cannot be read by a plugin now: what is held by now leaves no room for it and its \
+         copy for the plugin server within the {total} bytes of buffered_proxying_total_size"
+    )]
+    NoRoom { length: u64, total: u64 },
 }
 
 /// The file of a spooled body. It is removed when the request is over.
@@ -141,9 +154,44 @@ impl Spooling {
     }
 }
 
-/// Reads a spooled body into memory.
-pub(crate) async fn load(path: &Path) -> io::Result<Bytes> {
+/// Reads a spooled body into memory, so that a plugin can have it. It counts among all that is held (`all`, at most
+/// `total` bytes), and so does its copy in the message to the plugin server.
+pub(crate) async fn load(
+    path: &Path,
+    length: u64,
+    all: &Arc<AtomicU64>,
+    total: u64,
+) -> Result<(Bytes, Held), BodyError> {
+    let twice = length.saturating_mul(2);
+    if twice > total {
+        return Err(BodyError::TooLargeForPlugin { length, total });
+    }
+    let held = Held::of(all, twice, total).ok_or(BodyError::NoRoom { length, total })?;
     let path = path.to_owned();
     let read = move || fs::read(path).map(Bytes::from);
-    spawn_blocking(read).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    let bytes = spawn_blocking(read).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    Ok((bytes.map_err(BodyError::Spool)?, held))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+
+    #[test]
+    fn a_body_for_a_plugin_counts_among_what_is_held() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), b"12345").unwrap();
+            let all = Arc::new(AtomicU64::new(0));
+            let (bytes, held) = load(file.path(), 5, &all, 10).await.unwrap();
+            assert_eq!((bytes.as_ref(), all.load(Ordering::Relaxed)), (b"12345".as_slice(), 10));
+            assert!(matches!(load(file.path(), 5, &all, 10).await, Err(BodyError::NoRoom { .. })));
+            drop(held);
+            assert!(matches!(load(file.path(), 5, &all, 9).await, Err(BodyError::TooLargeForPlugin { .. })));
+            assert_eq!(all.load(Ordering::Relaxed), 0);
+        });
+    }
 }

@@ -37,8 +37,10 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<AtomicCounters>,
     pub(crate) metrics: Arc<Recorders>,
     pub(crate) connection_serial: AtomicU64,
-    /// Bytes of upstreams' answers that are held for the response phase.
+    /// Bytes of upstreams' answers that are held for the response phase, and of spooled bodies that plugins read.
     pub(crate) held: Arc<AtomicU64>,
+    /// Bytes of answers that were held, and have gone, and that log handlers may still ask for.
+    pub(crate) held_for_log: Arc<AtomicU64>,
 }
 
 impl Shared {
@@ -51,6 +53,7 @@ impl Shared {
             metrics: Arc::default(),
             connection_serial: AtomicU64::new(1),
             held: Arc::default(),
+            held_for_log: Arc::default(),
         }
     }
 }

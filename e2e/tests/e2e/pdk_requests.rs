@@ -301,3 +301,59 @@ async fn a_plugin_reads_a_body_while_others_are_served() {
     assert_eq!(slow.response().await.json()["body"], "half");
     assert!(begun.elapsed() < DEADLINE);
 }
+
+#[tokio::test]
+async fn a_plugin_that_asks_for_a_body_that_is_too_large_gets_its_client_413() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new();
+    let mut config = upstream.behind_everything();
+    config["services"][0]["routes"] = routes(&gateway, &json!({ "access": [["kong.request.get_raw_body"]] })).into();
+    let gateway =
+        gateway.conf("nginx_http_client_max_body_size = 1k").plugin_servers(SERVERS).config(config).start().await;
+    for language in LANGUAGES {
+        let mut connection = gateway.connect().await;
+        connection.send(format!("POST /{language} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")).await;
+        connection.send(format!("800\r\n{}\r\n0\r\n\r\n", "x".repeat(2048))).await;
+        assert_eq!(connection.response().await.status, 413, "{language}");
+    }
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_stops_sending_the_body_that_a_plugin_asked_for_gets_408() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new();
+    let mut config = upstream.behind_everything();
+    config["services"][0]["routes"] = routes(&gateway, &json!({ "access": [["kong.request.get_raw_body"]] })).into();
+    let gateway =
+        gateway.conf("nginx_http_client_body_timeout = 1s").plugin_servers(SERVERS).config(config).start().await;
+    for language in LANGUAGES {
+        let mut connection = gateway.connect().await;
+        connection.send(format!("POST /{language} HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello")).await;
+        assert_eq!(connection.response().await.status, 408, "{language}");
+    }
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn bodies_that_plugins_read_have_their_room() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new();
+    let mut config = upstream.behind_everything();
+    let read = json!(["kong.request.get_raw_body", 1_000_000]);
+    config["services"][0]["routes"] = routes(&gateway, &json!({ "access": [read, read] })).into();
+    let conf = "buffered_proxying_max_size = 100k\nbuffered_proxying_total_size = 100k";
+    let gateway = gateway.conf(conf).plugin_servers(SERVERS).config(config).start().await;
+    for language in ["py", "js"] {
+        let mut connection = gateway.connect().await;
+        let path = format!("/{language}");
+        for _ in 0..3 {
+            let answer = connection.request("POST", &path, &[], "x".repeat(50_000).as_bytes()).await;
+            assert_eq!(answer.status, 200, "{language}");
+            assert_eq!(answer.json()["body"], "x".repeat(50_000), "{language}");
+        }
+        let answer = connection.request("POST", &path, &[], "x".repeat(52_000).as_bytes()).await;
+        assert_eq!(answer.status, 413, "{language}");
+    }
+    gateway.logged_error(&["52000 bytes is too large for a plugin to read", "buffered_proxying_total_size"]).await;
+}

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 use silverback_model::Phase;
-use silverback_plugin_host::{EventEnd, FailureKind, Reply, WireProtocol};
-use silverback_protocol::Value;
+use silverback_plugin_host::{EventEnd, FailureKind, Pdk, Reply, ServerState, WireProtocol};
+use silverback_protocol::{Call, Return, Value};
+use tokio::sync::Notify;
 
 use crate::support::{LONG, SHORT, Script, Stage, block_on, returns, with_both};
 
@@ -434,4 +435,72 @@ async fn join_all<T>(futures: Vec<impl Future<Output = T>>) -> Vec<T> {
     })
     .await;
     futures.into_iter().filter_map(|(_, done)| done).collect()
+}
+
+/// A server that runs one event at a time, and lets none wait.
+fn one_at_a_time(protocol: WireProtocol) -> Stage {
+    Stage::with_settings(protocol, LONG, "", |server| {
+        server.events.max_inflight = 1;
+        server.events.max_queue = 0;
+    })
+}
+
+#[test]
+fn a_slow_logger_keeps_no_request_waiting() {
+    for protocol in [WireProtocol::MsgPack, WireProtocol::ProtoBuf] {
+        block_on(async {
+            let stage = one_at_a_time(protocol);
+            stage.wait_state(ServerState::Ready).await;
+            let (slow, other) = (stage.script(json!([["sleep", 2000]])), stage.script(json!([])));
+            let mut pdk = Script::default();
+            let log = async {
+                let ended = stage.connections.handle_event(&slow, Phase::Log, None, &mut pdk).await;
+                assert_eq!(ended.unwrap(), EventEnd::Returned);
+            };
+            let deciding = async {
+                stage.wait(|| stage.status().in_flight == 1, "the log event").await;
+                assert_eq!(stage.run(&other, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+            };
+            tokio::join!(log, deciding);
+            stage.host.stop().await;
+        });
+    }
+}
+
+/// Answers a call when it is told to.
+#[derive(Default)]
+struct Slow {
+    called: Notify,
+    may_answer: Notify,
+}
+
+impl Pdk for &Slow {
+    async fn call(&mut self, _: &Call) -> Reply {
+        self.called.notify_one();
+        self.may_answer.notified().await;
+        Reply::Return(Return::default())
+    }
+}
+
+#[test]
+fn an_event_that_waits_for_its_client_leaves_its_slot_to_others() {
+    for protocol in [WireProtocol::MsgPack, WireProtocol::ProtoBuf] {
+        block_on(async {
+            let stage = one_at_a_time(protocol);
+            let (waits, other) =
+                (stage.script(json!([["call", "kong.request.get_raw_body"]])), stage.script(json!([])));
+            let slow = Slow::default();
+            let waiting = async {
+                assert_eq!(stage.run(&waits, &mut &slow).await.unwrap(), EventEnd::Returned);
+            };
+            let meanwhile = async {
+                slow.called.notified().await;
+                assert_eq!(stage.run(&other, &mut Script::default()).await.unwrap(), EventEnd::Returned);
+                slow.may_answer.notify_one();
+            };
+            tokio::join!(waiting, meanwhile);
+            assert_eq!(stage.status().in_flight, 0);
+            stage.host.stop().await;
+        });
+    }
 }

@@ -7,7 +7,11 @@ use silverback_log::Level;
 use silverback_model::Phase;
 
 use super::Flight;
-use crate::{plugin_run, tunnel::TunnelError};
+use crate::{buffered::Held, plugin_run, surroundings, tunnel::TunnelError};
+
+/// The part (one of so many) of `buffered_proxying_total_size` that answers take, beside it, which log handlers may
+/// still ask for.
+const SHARE_FOR_LOG: u64 = 8;
 
 /// What is left to do when a request's answer has gone out, or cannot.
 pub(crate) struct Finish {
@@ -106,9 +110,23 @@ impl Finish {
             return;
         }
         let debug = debug.map(|debug| Rc::new(RefCell::new(debug)));
+        // Bodies may still be asked for; what they take goes with the last logger. Slow loggers must not take the room
+        // of the answers to come: an answer that was held moves to a place of its own, if that has room for it.
+        let kept = held.and_then(|held| {
+            let total = profile.settings.buffering.total_size / SHARE_FOR_LOG;
+            let kept = Held::of(&worker.shared.held_for_log, held.bytes(), total);
+            if kept.is_none() {
+                let message = format_args!("log handlers get no body of this answer: those of others take all room");
+                silverback_log::write(Level::Notice, message, Some(&surroundings::context(&exchange)));
+                exchange.response.body = None;
+                if let Some(response) = &mut exchange.service_response {
+                    response.body = None;
+                }
+            }
+            kept
+        });
         let exchange = Rc::new(RefCell::new(*exchange));
-        // Bodies may still be asked for; what they take goes with the last logger.
-        let spool = Rc::new((spool, held));
+        let spool = Rc::new((spool, kept));
         for configured in loggers {
             // Each on its own: a slow one delays no other.
             let (exchange, spool, debug) = (Rc::clone(&exchange), Rc::clone(&spool), debug.clone());
