@@ -48,12 +48,9 @@ pub(super) async fn run<P: Pdk>(
         first = false;
         let next = Next::from_result(result).map_err(|error| broken(&error.into()))?;
         let Next::Call { event, call, terminal } = next else { return Ok(Done::Reusable(EventEnd::Returned)) };
-        let reply = match clock.pause(pdk.call(&call)).await {
-            Ok(reply) => reply,
-            Err(_) => {
-                let handler = (!terminal).then_some(Handler::Waiting { event });
-                return Err(Stop::Abandoned(FailureKind::Busy, clock.no_turn(), handler));
-            }
+        let Ok(reply) = clock.pause(pdk.call(&call)).await else {
+            let handler = (!terminal).then_some(Handler::Waiting { event });
+            return Err(Stop::Abandoned(FailureKind::Busy, clock.no_turn(), handler));
         };
         let result = match reply {
             // after a terminal call the plugin waits for nothing, so there is nobody to give a result to
