@@ -312,7 +312,13 @@ async fn a_reload_while_a_target_does_not_resolve_holds_up_no_request() {
         })
     };
     let conf = format!("{}\ndns_not_found_ttl = 0.1", dns.conf());
-    let gateway = Gateway::new().conf(&conf).config(config("first")).start().await;
+    // A question that is not answered is waited for longer than the test takes.
+    let gateway = Gateway::new()
+        .conf(&conf)
+        .environment("RES_OPTIONS", "timeout:30 attempts:10")
+        .config(config("first"))
+        .start()
+        .await;
     let statuses = async || {
         let limit = std::time::Duration::from_secs(30);
         let get = async |path| tokio::time::timeout(limit, gateway.get(path)).await.map(|answer| answer.status);
