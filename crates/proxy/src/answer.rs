@@ -203,7 +203,7 @@ const fn has_no_body(status: u16) -> bool {
 fn add_bodiless_length(flight: &Flight, headers: &mut HeaderMap, length: Option<HeaderValue>) {
     if let (Some(corrected), Some(length)) = (&flight.connection.corrected, length) {
         headers.insert(header_case::stand_in(&header::CONTENT_LENGTH), length);
-        corrected.announce();
+        corrected.announce_answer();
     }
 }
 
@@ -423,7 +423,7 @@ fn split_connection(flight: &Flight, headers: &mut HeaderMap) {
     let stand_in = header_case::stand_in(&header::CONNECTION);
     headers.insert(header::CONNECTION, first);
     headers.insert(stand_in, second);
-    corrected.announce();
+    corrected.announce_answer();
 }
 
 /// The media types whose text is said to be UTF-8 where nobody says otherwise: Kong's `nginx_http_charset` with nginx's

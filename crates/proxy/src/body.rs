@@ -4,7 +4,7 @@ use std::{
     io,
     pin::Pin,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,7 +16,12 @@ use hyper::body::Incoming;
 use silverback_config::settings::Http;
 use tokio::time::{Instant, Sleep};
 
-use crate::{connection::Wire, flight::Finish, upstream::Lease};
+use crate::{
+    connection::Wire,
+    flight::Finish,
+    request_body::{self, BodyError},
+    upstream::Lease,
+};
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -276,7 +281,20 @@ pub(crate) enum UpstreamRequestBody {
 
 /// How far a body has come, for those who wait for an answer: while it is still being sent, the upstream is not late.
 #[derive(Clone, Debug)]
-pub(crate) struct Progress(Arc<Mutex<Sent>>);
+pub(crate) struct Progress(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    sent: Sent,
+    fault: Option<BodyFault>,
+}
+
+/// Why a body could not be sent to its end: nothing that the upstream could help.
+#[derive(Debug)]
+pub(crate) enum BodyFault {
+    Client(BodyError),
+    Spool(io::Error),
+}
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sent {
@@ -288,16 +306,29 @@ pub(crate) struct Sent {
 impl Progress {
     /// Of a body that is complete before it begins, or not.
     pub(crate) fn new(complete: bool) -> Self {
-        Self(Arc::new(Mutex::new(Sent { at: Instant::now(), complete })))
+        Self(Arc::new(Mutex::new(State { sent: Sent { at: Instant::now(), complete }, fault: None })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn sent(&self) -> Sent {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state().sent
+    }
+
+    /// What the body failed of, told once. What comes of it on the connection does not tell.
+    pub(crate) fn take_fault(&self) -> Option<BodyFault> {
+        self.state().fault.take()
+    }
+
+    fn failed(&self, fault: BodyFault) {
+        self.state().fault.get_or_insert(fault);
     }
 
     /// A piece was taken; the last one or not.
     pub(crate) fn note(&self, complete: bool) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Sent { at: Instant::now(), complete };
+        self.state().sent = Sent { at: Instant::now(), complete };
     }
 }
 
@@ -314,14 +345,22 @@ impl Body for UpstreamRequestBody {
                 if polled.is_ready() {
                     progress.note(file.left == 0);
                 }
-                polled
+                polled.map_err(|error| {
+                    let told = error.to_string();
+                    progress.failed(BodyFault::Spool(error));
+                    told.into()
+                })
             }
             Self::Client(body, progress) => {
-                let polled = Pin::new(&mut *body).poll_frame(cx);
+                let polled = body.poll_frame(cx);
                 if let Poll::Ready(frame) = &polled {
                     progress.note(frame.is_none() || body.is_end_stream());
                 }
-                polled
+                polled.map_err(|error| {
+                    let told = error.to_string();
+                    progress.failed(BodyFault::Client(error));
+                    told.into()
+                })
             }
         }
     }
@@ -360,14 +399,18 @@ impl FileBody {
         Ok(Self { reader: tokio_util::io::ReaderStream::with_capacity(file, Self::PIECE), left: length })
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         use futures_core::Stream;
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
         Pin::new(&mut self.reader).poll_next(cx).map(|piece| {
-            piece.map(|piece| {
-                let piece = piece?;
-                self.left = self.left.saturating_sub(piece.len() as u64);
-                Ok(Frame::data(piece))
-            })
+            let ended = || Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it is shorter than it was"));
+            Some(piece.unwrap_or_else(ended).map(|mut piece| {
+                piece.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
+                self.left -= piece.len() as u64;
+                Frame::data(piece)
+            }))
         })
     }
 }
@@ -375,6 +418,7 @@ impl FileBody {
 /// A request body that goes upstream as it comes (`request_buffering: false`), limited in size.
 pub(crate) struct ClientRequestBody {
     incoming: Incoming,
+    http2: bool,
     /// Bytes that may still come; `None` for no limit.
     allowed: Option<u64>,
     /// `client_body_timeout`: between two pieces; zero for no limit.
@@ -382,20 +426,11 @@ pub(crate) struct ClientRequestBody {
     sleep: Option<Pin<Box<Sleep>>>,
 }
 
-/// The client sends nothing more of its body.
-#[derive(Debug, thiserror::Error)]
-#[error("client timed out while sending its body")]
-pub(crate) struct BodyStalled;
-
-/// The body is larger than `nginx_http_client_max_body_size` allows.
-#[derive(Debug, thiserror::Error)]
-#[error("client intended to send too large body")]
-pub(crate) struct BodyTooLarge;
-
 impl ClientRequestBody {
-    pub(crate) fn new(incoming: Incoming, settings: &Http) -> Self {
+    /// `http2`: what the client speaks.
+    pub(crate) fn new(incoming: Incoming, http2: bool, settings: &Http) -> Self {
         let max = settings.max_body_size;
-        Self { incoming, allowed: (max > 0).then_some(max), limit: settings.body_timeout, sleep: None }
+        Self { incoming, http2, allowed: (max > 0).then_some(max), limit: settings.body_timeout, sleep: None }
     }
 
     /// Nothing of it was read.
@@ -404,27 +439,23 @@ impl ClientRequestBody {
     }
 }
 
-impl Body for ClientRequestBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
-        let polled = Pin::new(&mut this.incoming).poll_frame(cx);
+impl ClientRequestBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = request_body::poll_frame(&mut self.incoming, self.http2, cx);
         if polled.is_ready() {
-            this.sleep = None;
-        } else if !this.limit.is_zero() {
-            let limit = this.limit;
-            let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+            self.sleep = None;
+        } else if !self.limit.is_zero() {
+            let limit = self.limit;
+            let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
             if sleep.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Some(Err(BodyStalled.into())));
+                return Poll::Ready(Some(Err(BodyError::Timeout)));
             }
         }
         polled.map(|frame| {
             frame.map(|frame| {
                 let frame = frame?;
-                if let (Some(data), Some(allowed)) = (frame.data_ref(), &mut this.allowed) {
-                    *allowed = allowed.checked_sub(data.len() as u64).ok_or(BodyTooLarge)?;
+                if let (Some(data), Some(allowed)) = (frame.data_ref(), &mut self.allowed) {
+                    *allowed = allowed.checked_sub(data.len() as u64).ok_or(BodyError::TooLarge)?;
                 }
                 Ok(frame)
             })

@@ -426,7 +426,7 @@ impl Flight {
             return Ok(());
         };
         let settings = &self.profile.settings;
-        match Box::pin(request_body::read(incoming, settings)).await {
+        match Box::pin(request_body::read(incoming, self.connection.http2, settings)).await {
             Ok((body, spool, length)) => {
                 if let RequestBody::Memory(bytes) = &body {
                     self.in_memory.add(bytes.len());

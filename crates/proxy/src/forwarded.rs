@@ -272,18 +272,23 @@ fn asks_for_trailers(headers: &HeaderMap) -> bool {
         .any(|value| list(value.as_bytes()).any(|item| item.eq_ignore_ascii_case(b"trailers")))
 }
 
-/// A target as hyper takes it. What a URI may not hold goes percent-encoded, but for `#`, which goes as it is, as nginx
-/// sends it: hyper would end the target there.
-fn uri(target: &str) -> Result<http::Uri, http::Error> {
+/// A target as hyper takes it, and where in it `#` belongs: hyper would end the target there, so that another character
+/// holds the place. What else a URI may not hold goes percent-encoded.
+fn uri(target: &str) -> Result<(http::Uri, Vec<usize>), http::Error> {
     if !target.contains('#')
         && let Ok(uri) = target.parse::<http::Uri>()
     {
-        return Ok(uri);
+        return Ok((uri, Vec::new()));
     }
+    let mut hashes = Vec::new();
     let mut encoded = String::with_capacity(target.len() + 16);
     for c in target.chars() {
         match c {
-            '#' => encoded.push(header_case::HASH),
+            // It goes as it is, as nginx sends it.
+            '#' => {
+                hashes.push(encoded.len());
+                encoded.push(header_case::PLACE_OF_HASH);
+            }
             '<' | '>' | '`' | '"' | '{' | '}' | '|' | '\\' | '^' => encoded.push_str(&format!("%{:02X}", u32::from(c))),
             c if c.is_ascii() => encoded.push(c),
             c => encoded.extend(percent_encoding::utf8_percent_encode(
@@ -292,25 +297,26 @@ fn uri(target: &str) -> Result<http::Uri, http::Error> {
             )),
         }
     }
-    encoded.parse::<http::Uri>().map_err(http::Error::from)
+    Ok((encoded.parse()?, hashes))
 }
 
 impl UpstreamHead {
-    /// The request for one attempt.
+    /// The request for one attempt, and where in its target `#` belongs.
     pub(crate) fn for_attempt<B>(
         &self,
         host: &str,
         spelling: &http::Extensions,
         body: B,
-    ) -> Result<http::Request<B>, http::Error> {
+    ) -> Result<(http::Request<B>, Vec<usize>), http::Error> {
+        let (uri, hashes) = uri(&self.target)?;
         let mut request = http::Request::new(body);
         *request.method_mut() = self.method.clone();
-        *request.uri_mut() = uri(&self.target)?;
+        *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = self.headers.clone();
         *request.extensions_mut() = spelling.clone();
         request.headers_mut().insert(header::HOST, HeaderValue::from_str(host).map_err(http::Error::from)?);
-        Ok(request)
+        Ok((request, hashes))
     }
 
     /// The request for one attempt over HTTP/2, where the host is the authority, and connections have no headers.
@@ -318,7 +324,7 @@ impl UpstreamHead {
         let mut request = http::Request::new(body);
         *request.method_mut() = self.method.clone();
         // No fragment over HTTP/2.
-        let target = uri(self.target.split('#').next().unwrap_or_default())?;
+        let (target, _) = uri(self.target.split('#').next().unwrap_or_default())?;
         *request.uri_mut() = http::Uri::builder()
             .scheme(if secure { "https" } else { "http" })
             .authority(host)

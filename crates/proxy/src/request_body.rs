@@ -2,15 +2,17 @@
 
 use std::{
     fs,
+    future::poll_fn,
     io::{self, Write},
     path::{Path, PathBuf},
+    pin::Pin,
     sync::{Arc, atomic::AtomicU64},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming};
 use silverback_config::Settings;
 use silverback_pdk::exchange::RequestBody;
 use tokio::task::spawn_blocking;
@@ -54,9 +56,11 @@ impl Drop for Spool {
 /// Bytes collected before they are written to the file at once.
 const PIECE: usize = 256 * 1024;
 
-/// Reads a body to its end. Gives the body, its file if it has one, and its length in bytes.
+/// Reads a body to its end. Gives the body, its file if it has one, and its length in bytes. `http2`: what the client
+/// speaks.
 pub(crate) async fn read(
     mut incoming: Incoming,
+    http2: bool,
     settings: &Settings,
 ) -> Result<(RequestBody, Option<Spool>, u64), BodyError> {
     let max = settings.http.max_body_size;
@@ -70,9 +74,8 @@ pub(crate) async fn read(
     let mut spooling: Option<Spooling> = None;
     let mut first: Option<Bytes> = None;
     let limit = settings.http.body_timeout;
-    while let Some(frame) = in_time(limit, incoming.frame()).await? {
-        let frame = frame.map_err(|error| client_error(&error))?;
-        let Ok(data) = frame.into_data() else { continue };
+    while let Some(frame) = in_time(limit, poll_fn(|cx| poll_frame(&mut incoming, http2, cx))).await? {
+        let Ok(data) = frame?.into_data() else { continue };
         length += data.len() as u64;
         if max > 0 && length > max {
             return Err(BodyError::TooLarge);
@@ -117,8 +120,24 @@ async fn in_time<T>(limit: Duration, piece: impl Future<Output = T>) -> Result<T
     tokio::time::timeout(limit, piece).await.map_err(|_| BodyError::Timeout)
 }
 
+/// The next piece of a body. hyper takes a stream that a client resets with NO_ERROR for one that is at its end: what came
+/// of it would pass for the whole.
+pub(crate) fn poll_frame(
+    incoming: &mut Incoming,
+    http2: bool,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    Pin::new(&mut *incoming).poll_frame(cx).map(|frame| match frame {
+        Some(frame) => Some(frame.map_err(|error| client_error(&error))),
+        None if http2 && !incoming.is_end_stream() => {
+            Some(Err(BodyError::Client("the stream was reset before its end".to_owned())))
+        }
+        None => None,
+    })
+}
+
 /// What went wrong on the client's side.
-pub(crate) fn client_error(error: &hyper::Error) -> BodyError {
+fn client_error(error: &hyper::Error) -> BodyError {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = source {
         if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {

@@ -79,11 +79,12 @@ async fn tcp(key: &Key) -> Result<TcpStream, ConnectError> {
     Ok(socket)
 }
 
-async fn http1_handshake<S>(socket: S, max_head: usize) -> Result<Connection, ConnectError>
+/// Speaks HTTP/1.1 over a socket.
+pub(super) async fn http1_handshake<S>(socket: S, max_head: usize) -> Result<Connection, ConnectError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (socket, next_is_head) = HeaderCase::requests(socket);
+    let (socket, wire) = HeaderCase::requests(socket);
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
         .preserve_header_case(true)
         .title_case_headers(true)
@@ -93,5 +94,5 @@ where
         .await?;
     // Ends with the connection; what goes wrong on it is told to the request that is on it.
     let task = tokio::task::spawn_local(connection.with_upgrades());
-    Ok(Connection { sender, next_is_head, served: 0, _task: AbortOnDrop(task.abort_handle()) })
+    Ok(Connection { sender, wire, served: 0, _task: AbortOnDrop(task.abort_handle()) })
 }

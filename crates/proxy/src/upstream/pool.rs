@@ -30,11 +30,21 @@ pub(crate) struct TlsKey {
 /// A connection to an upstream that carries one request at a time.
 pub(crate) struct Connection {
     pub(crate) sender: SendRequest<UpstreamRequestBody>,
-    pub(crate) next_is_head: Announced,
+    /// Told of each request; tells what is out.
+    pub(crate) wire: Announced,
     /// Requests it has carried.
     pub(crate) served: u64,
     /// hyper's side of it, ended with this one: an upstream that stops reading must not keep what it was sent.
     pub(crate) _task: AbortOnDrop,
+}
+
+impl Connection {
+    /// Whether it can carry another request: it is open, and nothing of what went before is still on its way.
+    fn is_idle(&self) -> bool {
+        // One that is not ready is still sending a request that was answered early: the next would wait for its client.
+        // The end of such a body may also be taken, but not be out.
+        !self.sender.is_closed() && self.sender.is_ready() && self.wire.is_flushed()
+    }
 }
 
 /// A task that ends when its owner does.
@@ -85,7 +95,7 @@ impl Pool {
                 connections.clear();
                 break;
             }
-            if !connection.sender.is_closed() {
+            if connection.is_idle() {
                 return Some(connection);
             }
         }
@@ -123,8 +133,7 @@ impl Pool {
 
     fn put(&self, key: Key, connection: Connection) {
         let worn_out = self.limits.max_requests > 0 && connection.served >= self.limits.max_requests;
-        // One that is not ready is still sending a request that was answered early: the next would wait for its client.
-        if self.limits.pool_size == 0 || worn_out || connection.sender.is_closed() || !connection.sender.is_ready() {
+        if self.limits.pool_size == 0 || worn_out || !connection.is_idle() {
             return;
         }
         let mut idle = self.kept.idle.borrow_mut();
@@ -150,5 +159,66 @@ impl Lease {
             Self::Http1 { pool, key, connection } => pool.put(key, connection),
             Self::Http2(stream) => drop(stream),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write, time::Duration};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::{Key, Pool};
+    use crate::{
+        body::{FileBody, Progress, UpstreamRequestBody},
+        upstream::connect::http1_handshake,
+    };
+
+    const LENGTH: usize = 100_000;
+
+    /// An upload in two pieces, the second of which hyper still holds when the answer is complete.
+    #[tokio::test]
+    async fn a_connection_that_has_not_sent_all_is_not_kept() {
+        let local = tokio::task::LocalSet::new();
+        local.run_until(Box::pin(an_early_answer())).await;
+    }
+
+    async fn an_early_answer() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&[b'x'; LENGTH]).unwrap();
+        let body = FileBody::open(file.path(), LENGTH as u64).await.unwrap();
+        let request = http::Request::post("/")
+            .header("host", "a")
+            .header("content-length", LENGTH)
+            .body(UpstreamRequestBody::File(body, Progress::new(false)))
+            .unwrap();
+        let (near, mut far) = duplex(1024);
+        let mut connection = http1_handshake(near, 0).await.unwrap();
+        connection.wire.announce_request(Vec::new());
+        let answer = connection.sender.send_request(request);
+        let answering = async {
+            far.read_exact(&mut [0; 16]).await.unwrap();
+            far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        };
+        let (answer, ()) = tokio::join!(answer, answering);
+        assert_eq!(answer.unwrap().status(), 200);
+        connection.sender.ready().await.unwrap();
+        assert!(!connection.is_idle());
+        let key = Key { address: "127.0.0.1:1".parse().unwrap(), tls: None };
+        let pool = Pool::new(UpstreamKeepalive { pool_size: 1, max_requests: 0, idle_timeout: Duration::ZERO });
+        // Once the upstream has read the rest, it can be used again.
+        let reading = tokio::spawn(async move { tokio::io::copy(&mut far, &mut tokio::io::sink()).await });
+        let sent = async {
+            while !connection.is_idle() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), sent).await.unwrap();
+        pool.put(key.clone(), connection);
+        let connection = pool.take(&key).unwrap();
+        connection.wire.announce_request(Vec::new());
+        pool.put(key.clone(), connection);
+        assert!(pool.take(&key).is_none());
+        reading.abort();
     }
 }

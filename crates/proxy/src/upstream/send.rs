@@ -17,10 +17,10 @@ use super::{
     tls::{Asked, ClientTls, TlsError, server_name},
 };
 use crate::{
-    body::{BodyStalled, BodyTooLarge, ClientRequestBody, FileBody, Progress, UpstreamRequestBody},
+    body::{BodyFault, ClientRequestBody, FileBody, Progress, UpstreamRequestBody},
     flight::Flight,
     forwarded::{UpstreamHead, declared_length},
-    request_body::{self, BodyError},
+    request_body::BodyError,
 };
 
 /// An upstream's answer, its body still to come.
@@ -53,6 +53,15 @@ pub(crate) enum SendFailure {
     Spool(#[source] std::io::Error),
     #[error("invalid URL prefix in \"{0}://\"")]
     Protocol(String),
+}
+
+impl From<BodyFault> for SendFailure {
+    fn from(fault: BodyFault) -> Self {
+        match fault {
+            BodyFault::Client(error) => Self::ClientBody(error),
+            BodyFault::Spool(error) => Self::Spool(error),
+        }
+    }
 }
 
 impl SendFailure {
@@ -295,8 +304,8 @@ async fn over_http1(
         Err(_) => return Err(Failed { why: SendFailure::Timeout, sent: false, reused }),
     }
     let (body, progress) = body(flight).await.map_err(unspooled)?;
-    let request = head.for_attempt(host, &flight.spelling, body).map_err(unwritable)?;
-    connection.next_is_head.announce();
+    let (request, hashes) = head.for_attempt(host, &flight.spelling, body).map_err(unwritable)?;
+    connection.wire.announce_request(hashes);
     connection.served += 1;
     let (response, read_timeout) =
         exchanged(flight, connection.sender.try_send_request(request), progress, reused).await?;
@@ -416,22 +425,23 @@ async fn exchanged(
     let choice = &flight.exchange.upstream;
     let read_timeout = Duration::from_millis(u64::from(choice.read_timeout));
     let write_timeout = Duration::from_millis(u64::from(choice.write_timeout));
-    let mut error = match in_time(answer, progress, write_timeout, read_timeout).await {
-        None => return Err(Failed { why: SendFailure::Timeout, sent: true, reused: false }),
-        Some(Ok(response)) => return Ok((response, read_timeout)),
-        Some(Err(error)) => error,
+    let answered = in_time(answer, &progress, write_timeout, read_timeout).await;
+    if let Some(Ok(response)) = answered {
+        return Ok((response, read_timeout));
+    }
+    // The body's end looks like one of the connection (HTTP/1), or the stream (HTTP/2).
+    if let Some(fault) = progress.take_fault() {
+        return Err(Failed { why: fault.into(), sent: true, reused: false });
+    }
+    let Some(Err(mut error)) = answered else {
+        return Err(Failed { why: SendFailure::Timeout, sent: true, reused: false });
     };
     let unsent = error.take_message();
     let sent = unsent.is_none() && !is_refused(error.error());
     if let Some(UpstreamRequestBody::Client(body, _)) = unsent.map(http::Request::into_body) {
         flight.incoming = Some(body.into_inner());
     }
-    let error = error.into_error();
-    let why = match client_fault(&error) {
-        Some(fault) => SendFailure::ClientBody(fault),
-        None => SendFailure::Exchange(error),
-    };
-    Err(Failed { why, sent, reused })
+    Err(Failed { why: SendFailure::Exchange(error.into_error()), sent, reused })
 }
 
 /// What in a head makes it uncertain where the body ends, in nginx's words: it must not be passed on.
@@ -470,7 +480,7 @@ fn is_refused(error: &hyper::Error) -> bool {
 /// on. `None` when one of them has passed.
 async fn in_time<T>(
     answer: impl Future<Output = T>,
-    progress: Progress,
+    progress: &Progress,
     write_timeout: Duration,
     read_timeout: Duration,
 ) -> Option<T> {
@@ -485,19 +495,6 @@ async fn in_time<T>(
             Err(_) => {}
         }
     }
-}
-
-/// Whether an attempt failed because its body, which came from the client, did.
-fn client_fault(error: &hyper::Error) -> Option<BodyError> {
-    let source = std::error::Error::source(error)?;
-    if source.is::<BodyTooLarge>() {
-        return Some(BodyError::TooLarge);
-    }
-    if source.is::<BodyStalled>() {
-        return Some(BodyError::Timeout);
-    }
-    // An error of the upstream's connection has hyper's own causes; one from the client's is an error of hyper itself.
-    source.downcast_ref::<hyper::Error>().map(request_body::client_error)
 }
 
 /// The Host header: the client's where it is preserved or a plugin's, else the upstream entity's, else the target's,
@@ -534,7 +531,7 @@ async fn body(flight: &mut Flight) -> std::io::Result<(UpstreamRequestBody, Prog
         }
         RequestBody::Unread => match flight.incoming.take() {
             Some(incoming) => UpstreamRequestBody::Client(
-                ClientRequestBody::new(incoming, &flight.profile.settings.http),
+                ClientRequestBody::new(incoming, flight.connection.http2, &flight.profile.settings.http),
                 progress.clone(),
             ),
             None => UpstreamRequestBody::Empty,
@@ -559,9 +556,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_answer_has_its_time_from_the_last_piece_of_the_body_on() {
         let late = |after| tokio::time::sleep(Duration::from_secs(after));
-        assert_eq!(in_time(late(59), Progress::new(true), WRITE, READ).await, Some(()));
-        assert_eq!(in_time(late(61), Progress::new(true), WRITE, READ).await, None);
-        assert_eq!(in_time(late(6), Progress::new(false), WRITE, READ).await, None);
+        assert_eq!(in_time(late(59), &Progress::new(true), WRITE, READ).await, Some(()));
+        assert_eq!(in_time(late(61), &Progress::new(true), WRITE, READ).await, None);
+        assert_eq!(in_time(late(6), &Progress::new(false), WRITE, READ).await, None);
         // A slow upload: a piece every four seconds, and then the answer.
         let progress = Progress::new(false);
         let uploading = {
@@ -574,7 +571,7 @@ mod tests {
                 late(50).await;
             }
         };
-        assert_eq!(in_time(uploading, progress, WRITE, READ).await, Some(()));
+        assert_eq!(in_time(uploading, &progress, WRITE, READ).await, Some(()));
     }
 
     #[test]

@@ -16,15 +16,19 @@ use rustls::{
 };
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::{
-    certificate::X509Certificate,
+    certificate::{Validity, X509Certificate},
     extensions::GeneralName,
     prelude::{ASN1Time, FromDer},
+    x509::X509Version,
 };
 
 /// Certificates that are trusted. Two of the same content are equal.
 pub(crate) struct TrustStore {
     certificates: Vec<CertificateDer<'static>>,
+    /// Those of them that may issue others.
     anchors: Vec<TrustAnchor<'static>>,
+    /// When each anchor is in force.
+    in_force: Vec<Validity>,
     digest: [u8; 32],
 }
 
@@ -36,13 +40,28 @@ impl TrustStore {
             digest.update(&(certificate.len() as u64).to_be_bytes());
             digest.update(certificate);
         }
-        let anchors = certificates
-            .iter()
-            .filter_map(|certificate| webpki::anchor_from_trusted_cert(certificate).ok())
-            .map(|anchor| anchor.to_owned())
-            .collect();
-        Self { certificates, anchors, digest: digest.finish().as_ref().try_into().unwrap_or_default() }
+        let (anchors, in_force) = certificates.iter().filter_map(issuer).unzip();
+        Self { certificates, anchors, in_force, digest: digest.finish().as_ref().try_into().unwrap_or_default() }
     }
+
+    /// When an anchor of this store is in force.
+    fn validity(&self, anchor: &TrustAnchor<'_>) -> Option<&Validity> {
+        let at = self.anchors.iter().position(|known| std::ptr::eq(known, anchor))?;
+        self.in_force.get(at)
+    }
+}
+
+/// A certificate as the anchor of chains, if it may issue others: another that is trusted is so for itself alone. As
+/// OpenSSL has it, roots of version 1 may, in which nothing could say so.
+fn issuer(certificate: &CertificateDer<'static>) -> Option<(TrustAnchor<'static>, Validity)> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let may_issue = match parsed.basic_constraints().ok()? {
+        Some(constraints) => constraints.value.ca,
+        None => parsed.version() == X509Version::V1 && parsed.subject() == parsed.issuer(),
+    };
+    let may_sign = parsed.key_usage().ok()?.is_none_or(|usage| usage.value.key_cert_sign());
+    let anchor = webpki::anchor_from_trusted_cert(certificate).ok()?;
+    (may_issue && may_sign).then(|| (anchor.to_owned(), parsed.validity().clone()))
 }
 
 impl PartialEq for TrustStore {
@@ -99,7 +118,9 @@ impl ChainVerifier {
     ) -> Result<(), VerifyError> {
         if self.trusted.certificates.iter().any(|trusted| **trusted == **end_entity) {
             // Trusted by itself, as a self-signed one is.
-            in_force(end_entity, now)?;
+            let (_, parsed) = X509Certificate::from_der(end_entity)
+                .map_err(|_| VerifyError::Other("it cannot be read".to_owned()))?;
+            in_force(parsed.validity(), now)?;
         } else {
             self.verify_chain(end_entity, intermediates, now)?;
         }
@@ -112,13 +133,18 @@ impl ChainVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), VerifyError> {
-        let too_long = Cell::new(false);
-        let within_depth = |path: &webpki::VerifiedPath<'_>| {
+        let (too_long, not_in_force) = (Cell::new(false), Cell::new(None));
+        let acceptable = |path: &webpki::VerifiedPath<'_>| {
             if path.intermediate_certificates().count() as u64 > u64::from(self.depth) {
                 too_long.set(true);
                 return Err(webpki::Error::MaximumPathDepthExceeded);
             }
-            Ok(())
+            // To webpki an anchor has no time.
+            let validity = self.trusted.validity(path.anchor()).ok_or(webpki::Error::UnknownIssuer)?;
+            in_force(validity, now).map_err(|error| {
+                not_in_force.set(Some(error));
+                webpki::Error::UnknownIssuer
+            })
         };
         let verified = EndEntityCert::try_from(end_entity).and_then(|certificate| {
             certificate
@@ -129,14 +155,14 @@ impl ChainVerifier {
                     now,
                     KeyUsage::server_auth(),
                     None,
-                    Some(&within_depth),
+                    Some(&acceptable),
                 )
                 .map(|_| ())
         });
         match verified {
             Ok(()) => Ok(()),
             Err(_) if too_long.get() => Err(VerifyError::Chain(22, "certificate chain too long")),
-            Err(error) => Err(chain_error(&error, end_entity, intermediates)),
+            Err(error) => Err(not_in_force.take().unwrap_or_else(|| chain_error(&error, end_entity, intermediates))),
         }
     }
 }
@@ -173,14 +199,11 @@ fn is_self_signed(certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| parsed.subject() == parsed.issuer())
 }
 
-fn in_force(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), VerifyError> {
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
-        return Err(VerifyError::Other("it cannot be read".to_owned()));
-    };
+fn in_force(validity: &Validity, now: UnixTime) -> Result<(), VerifyError> {
     let now = i64::try_from(now.as_secs()).ok().and_then(|now| ASN1Time::from_timestamp(now).ok());
     match now {
-        Some(now) if now < parsed.validity().not_before => Err(VerifyError::Chain(9, "certificate is not yet valid")),
-        Some(now) if now <= parsed.validity().not_after => Ok(()),
+        Some(now) if now < validity.not_before => Err(VerifyError::Chain(9, "certificate is not yet valid")),
+        Some(now) if now <= validity.not_after => Ok(()),
         _ => Err(VerifyError::Chain(10, "certificate has expired")),
     }
 }

@@ -1,7 +1,7 @@
 use std::{sync::Arc, time::Duration};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject};
 
 use super::{ChainVerifier, TrustStore, VerifyError, covers};
 
@@ -170,4 +170,75 @@ fn a_pattern_stands_for_one_label() {
     ] {
         assert_eq!(covers(pattern, host), expect, "{pattern} {host}");
     }
+}
+
+/// A certificate below a root, and one that it signed.
+fn issued_by(params: &CertificateParams, root: &Issuer) -> (Issuer, CertificateDer<'static>) {
+    let issuer = CertifiedIssuer::signed_by(params.clone(), KeyPair::generate().unwrap(), root).unwrap();
+    let leaf = leaf_of(&issuer, &named("victim.test"));
+    (issuer, leaf)
+}
+
+#[test]
+fn only_an_authority_that_is_trusted_may_sign_for_others() {
+    let root = root("root");
+    let mut explicit = named("pinned.test");
+    explicit.is_ca = IsCa::ExplicitNoCa;
+    let mut not_for_certificates = authority("signs no certificates");
+    not_for_certificates.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let mut for_certificates = authority("signs certificates");
+    for_certificates.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    for (params, may_sign) in [
+        (named("pinned.test"), false),
+        (explicit, false),
+        (not_for_certificates, false),
+        (authority("says nothing of its use"), true),
+        (for_certificates, true),
+    ] {
+        let (issuer, leaf) = issued_by(&params, &root);
+        let expect = if may_sign { Ok(()) } else { Err(NOT_LOCAL.to_owned()) };
+        assert_eq!(verify(&[der(&issuer)], 1, &[&leaf], "victim.test"), expect, "{:?}", params.is_ca);
+        assert_eq!(verify(&[der(&issuer)], 1, &[&leaf, der(&issuer)], "victim.test"), expect, "{:?}", params.is_ca);
+    }
+    // It is still trusted for itself.
+    let pinned = leaf_of(&root, &named("pinned.test"));
+    assert_eq!(verify(&[&pinned], 1, &[&pinned], "pinned.test"), Ok(()));
+}
+
+/// A root of version 1: it has no extensions.
+const OLD_ROOT: &str = "-----BEGIN CERTIFICATE-----
+MIIBIjCByQIUZKTS45FUv1xptDPJ72C+g0euuOgwCgYIKoZIzj0EAwIwEzERMA8G
+A1UEAwwIb2xkLXJvb3QwIBcNMjYxMTIyMTI1OTM2WhgPMjEyNjEwMjkxMjU5MzZa
+MBMxETAPBgNVBAMMCG9sZC1yb290MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE
+iaka0W++O5IMfqeK8ifEpY/3XyePrM8QZ6r9RWrkagAMzrVJd0J6laO2gfarw2Mj
+qr4J5i8a2Ju38LI6dF7wbTAKBggqhkjOPQQDAgNIADBFAiEA3KaAZ00ys/E3hypA
+PjpALQMXoO10i6D8SQjhTghwTQICIGGJmXQ58cHCp9ZL4A8VDQLj6zQGj65FFoLi
+aPDQFNC9
+-----END CERTIFICATE-----
+";
+
+#[test]
+fn a_root_of_version_1_may_sign() {
+    let root = CertificateDer::from_pem_slice(OLD_ROOT.as_bytes()).unwrap();
+    assert!(super::issuer(&root).is_some());
+}
+
+#[test]
+fn an_authority_has_its_time_too() {
+    let pem = KeyPair::generate().unwrap().serialize_pem();
+    let key = || KeyPair::from_pem(&pem).unwrap();
+    let mut old = authority("root");
+    old.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    old.not_after = rcgen::date_time_ymd(2020, 2, 1);
+    let mut coming = authority("root");
+    coming.not_before = rcgen::date_time_ymd(2990, 1, 1);
+    coming.not_after = rcgen::date_time_ymd(2991, 1, 1);
+    let [old, coming, renewed] =
+        [old, coming, authority("root")].map(|params| CertifiedIssuer::self_signed(params, key()).unwrap());
+    let leaf = leaf_of(&renewed, &named("a.test"));
+    let expired = "upstream SSL certificate verify error: (10:certificate has expired)";
+    assert_eq!(verify(&[der(&old)], 1, &[&leaf], "a.test"), Err(expired.to_owned()));
+    let early = "upstream SSL certificate verify error: (9:certificate is not yet valid)";
+    assert_eq!(verify(&[der(&coming)], 1, &[&leaf], "a.test"), Err(early.to_owned()));
+    assert_eq!(verify(&[der(&old), der(&coming), der(&renewed)], 1, &[&leaf], "a.test"), Ok(()));
 }
