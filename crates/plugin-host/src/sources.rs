@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn words_are_those_of_a_shell() {
         let check = |line: &str, expect: &[&str]| {
-            assert_eq!(words(line, |name| (name == "HERE").then(|| "/here".to_owned())), expect, "{line}")
+            assert_eq!(words(line, |name| (name == "HERE").then(|| "/here".to_owned())), expect, "{line}");
         };
         check("env A=b  python x.py", &["env", "A=b", "python", "x.py"]);
         check("'a b' \"c d\"e f\\ g ''", &["a b", "c de", "f g", ""]);
