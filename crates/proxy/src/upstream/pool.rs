@@ -166,6 +166,7 @@ impl Lease {
 mod tests {
     use std::{io::Write, time::Duration};
 
+    use silverback_config::settings::UpstreamKeepalive;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     use super::{Key, Pool};
