@@ -296,6 +296,16 @@ pub(crate) enum BodyFault {
     Spool(io::Error),
 }
 
+/// The client left its body unfinished. hyper resets a stream upstream with the reason that it finds in an error: the
+/// request is not wanted any more.
+#[derive(Debug, thiserror::Error)]
+#[error("{told}")]
+struct BrokenOff {
+    told: String,
+    #[source]
+    reset: h2::Error,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sent {
     /// When the last piece was taken.
@@ -357,7 +367,7 @@ impl Body for UpstreamRequestBody {
                     progress.note(frame.is_none() || body.is_end_stream());
                 }
                 polled.map_err(|error| {
-                    let told = error.to_string();
+                    let told = BrokenOff { told: error.to_string(), reset: h2::Reason::CANCEL.into() };
                     progress.failed(BodyFault::Client(error));
                     told.into()
                 })

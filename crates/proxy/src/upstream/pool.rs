@@ -188,17 +188,22 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&[b'x'; LENGTH]).unwrap();
         let body = FileBody::open(file.path(), LENGTH as u64).await.unwrap();
+        let progress = Progress::new(false);
         let request = http::Request::post("/")
             .header("host", "a")
             .header("content-length", LENGTH)
-            .body(UpstreamRequestBody::File(body, Progress::new(false)))
+            .body(UpstreamRequestBody::File(body, progress.clone()))
             .unwrap();
         let (near, mut far) = duplex(1024);
         let mut connection = http1_handshake(near, 0).await.unwrap();
         connection.wire.announce_request(Vec::new());
         let answer = connection.sender.send_request(request);
         let answering = async {
+            // The body is taken to its end, and is not out: the answer comes between the two.
             far.read_exact(&mut [0; 16]).await.unwrap();
+            while !progress.sent().complete {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         };
         let (answer, ()) = tokio::join!(answer, answering);
