@@ -1,0 +1,3 @@
+module silverback.example/bench/spoe
+
+go 1.21

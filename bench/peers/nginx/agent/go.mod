@@ -1,0 +1,3 @@
+module silverback.example/bench/auth-request
+
+go 1.21
