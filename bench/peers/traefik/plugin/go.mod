@@ -1,0 +1,3 @@
+module silverback.example/bench
+
+go 1.21
