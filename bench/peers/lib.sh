@@ -58,14 +58,17 @@ serve_until_terminated() {
     die "a process ended by itself; what it wrote is in $work"
 }
 
-# The agent must be there before the first request is.
-wait_for_socket() { # PATH
+# Starts the peer's agent on WORK/agent.socket and returns when it listens: it must be there before the first request is.
+spawn_agent() {
+    needs "$peer_tools/agent"
+    rm -f "$work/agent.socket"
+    spawn "$peer_tools/agent" "$work/agent.socket" "$calls"
     local tries
     for tries in $(seq 200); do
-        [ ! -S "$1" ] || return 0
+        [ ! -S "$work/agent.socket" ] || return 0
         sleep 0.05
     done
-    die "the agent does not listen on $1"
+    die "the agent does not listen on $work/agent.socket"
 }
 
 needs() { # FILE...
