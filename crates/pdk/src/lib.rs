@@ -5,6 +5,7 @@
 //! Every function stands in one table, a file a namespace (`functions/`): its name, its code, the phases in which it
 //! may be called, and what the reference page says of it. [`call`] finds it there; `docs/pdk.md` is written from it.
 
+pub mod address;
 pub mod body;
 pub mod entities;
 pub mod error_page;

@@ -17,15 +17,21 @@ pub(crate) const SERVER_NAME: &str = "kong";
 
 /// The value of a variable; `None` for one that there is not, or that has no value. The name is in any case.
 pub fn variable<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
-    let lower = name.to_ascii_lowercase();
-    by_prefix(exchange, &lower).unwrap_or_else(|| {
-        connection(exchange, &lower)
-            .or_else(|| tls(exchange, &lower))
-            .or_else(|| node(exchange, &lower))
-            .or_else(|| upstream(exchange, &lower))
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return in_lower_case(exchange, &name.to_ascii_lowercase());
+    }
+    in_lower_case(exchange, name)
+}
+
+fn in_lower_case<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
+    by_prefix(exchange, name).unwrap_or_else(|| {
+        connection(exchange, name)
+            .or_else(|| tls(exchange, name))
+            .or_else(|| node(exchange, name))
+            .or_else(|| upstream(exchange, name))
             .or_else(|| match exchange.subsystem {
-                Subsystem::Http => request(exchange, &lower).or_else(|| response(exchange, &lower)),
-                Subsystem::Stream => stream(exchange, &lower),
+                Subsystem::Http => request(exchange, name).or_else(|| response(exchange, name)),
+                Subsystem::Stream => stream(exchange, name),
             })
     })
 }
@@ -83,7 +89,7 @@ fn cookie<'a>(headers: &'a HeaderMap, header: &str, name: &str) -> Option<Cow<'a
 
 fn address<'a>(ip: Option<IpAddr>) -> Option<Cow<'a, [u8]>> {
     match ip {
-        Some(ip) => text(ip.to_string()),
+        Some(ip) => text(crate::address::text(ip)),
         None => borrowed("unix:"),
     }
 }

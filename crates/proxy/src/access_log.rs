@@ -105,15 +105,14 @@ fn escape(line: &mut Vec<u8>, value: &[u8], how: LogEscape) {
         LogEscape::None => line.extend_from_slice(value),
         LogEscape::Default if value.is_empty() => line.push(b'-'),
         LogEscape::Default => {
-            for byte in value {
-                match byte {
-                    b'"' | b'\\' | 0..=0x1f | 0x7f.. => {
-                        line.extend_from_slice(b"\\x");
-                        line.extend_from_slice(&hex(*byte));
-                    }
-                    _ => line.push(*byte),
-                }
+            let mut rest = value;
+            while let Some(at) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f | 0x7f..)) {
+                line.extend_from_slice(&rest[..at]);
+                line.extend_from_slice(b"\\x");
+                line.extend_from_slice(&hex(rest[at]));
+                rest = &rest[at + 1..];
             }
+            line.extend_from_slice(rest);
         }
         LogEscape::Json => {
             for byte in value {

@@ -105,14 +105,14 @@ pub(crate) const FUNCTIONS: &[Function] = &[
 
 fn ip(exchange: &mut Exchange, _: &Caller, _: &[Value]) -> Outcome {
     Outcome::value(match exchange.client.ip {
-        Some(ip) => Value::text(ip.to_string()),
+        Some(ip) => Value::text(crate::address::text(ip)),
         None => Value::text("unix:"),
     })
 }
 
 fn forwarded_ip(exchange: &mut Exchange, _: &Caller, _: &[Value]) -> Outcome {
     Outcome::value(match exchange.client.real_ip.or(exchange.client.ip) {
-        Some(ip) => Value::text(ip.to_string()),
+        Some(ip) => Value::text(crate::address::text(ip)),
         None => Value::text("unix:"),
     })
 }

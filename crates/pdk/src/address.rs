@@ -1,0 +1,42 @@
+//! Addresses as text.
+
+use std::net::IpAddr;
+
+/// An address as everybody writes it. The same as its `to_string`, which takes longer than to route a request.
+pub fn text(ip: IpAddr) -> String {
+    let IpAddr::V4(ip) = ip else { return ip.to_string() };
+    let mut text = String::with_capacity(15);
+    for (index, octet) in ip.octets().into_iter().enumerate() {
+        if index > 0 {
+            text.push('.');
+        }
+        if octet >= 100 {
+            text.push(digit(octet / 100));
+        }
+        if octet >= 10 {
+            text.push(digit(octet / 10 % 10));
+        }
+        text.push(digit(octet % 10));
+    }
+    text
+}
+
+const fn digit(value: u8) -> char {
+    (b'0' + value) as char
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::text;
+
+    #[test]
+    fn addresses_are_written_as_everybody_does() {
+        for octet in 0..=255 {
+            let ip = IpAddr::from(Ipv4Addr::new(octet, 0, 255, octet));
+            assert_eq!(text(ip), ip.to_string());
+        }
+        assert_eq!(text("2001:db8::1".parse().unwrap()), "2001:db8::1");
+    }
+}
