@@ -16,10 +16,11 @@ use crate::{
     SERVER_TOKEN,
     body::{ClientBody, Pace, UpstreamResponseBody},
     flight::{Finish, Flight},
-    forwarded::X_KONG_REQUEST_ID,
+    forwarded::{X_KONG_REQUEST_ID, own_via},
     header_case,
     request::list,
     request_debug,
+    spelling::Spelling,
     tunnel::{self, Traffic},
     upstream::{hash_input::HashCookie, send::Upstreamed},
 };
@@ -84,7 +85,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, flight: &Flight) {
 
 /// The answer that an upstream gave, passed on as it comes.
 pub(crate) fn from_upstream(mut flight: Box<Flight>, upstreamed: Upstreamed) -> Response<ClientBody> {
-    let Upstreamed { response, lease, read_timeout } = upstreamed;
+    let Upstreamed { response, spelling, lease, read_timeout } = upstreamed;
     let (head, incoming) = response.into_parts();
     if flight.keeps_upstream_head() {
         flight.exchange.service_response =
@@ -96,31 +97,29 @@ pub(crate) fn from_upstream(mut flight: Box<Flight>, upstreamed: Upstreamed) -> 
     if let Some(reason) = head.extensions.get::<ReasonPhrase>() {
         answer.extensions_mut().insert(reason.clone());
     }
-    spell(&mut answer, head.extensions);
     if has_no_body(head.status.as_u16()) {
         let length = answer.headers_mut().remove(header::CONTENT_LENGTH);
         add_bodiless_length(&flight, answer.headers_mut(), length);
     }
+    spell(&flight, answer.headers_mut(), &spelling);
     let body = UpstreamResponseBody::new(incoming, lease, read_timeout);
     let buffers = flight.exchange.matched.as_ref().is_none_or(|matched| matched.route.response_buffering);
     let pace = flight.connection.wire.as_ref().filter(|_| !buffers).map(|wire| Pace::new(Rc::clone(wire)));
     answer.map(|()| ClientBody::upstream(body, declared, pace, Finish::new(flight)))
 }
 
-/// Names are written as the upstream wrote them.
-fn spell(answer: &mut Response<()>, mut upstream: http::Extensions) {
-    let reason = answer.extensions_mut().remove::<ReasonPhrase>();
-    upstream.remove::<OnUpgrade>();
-    *answer.extensions_mut() = upstream;
-    if let Some(reason) = reason {
-        answer.extensions_mut().insert(reason);
+/// Names are written as the upstream wrote them. Last: what is added then would be written first.
+fn spell(flight: &Flight, headers: &mut HeaderMap, spelling: &Spelling) {
+    if let (Some(corrected), Some(spelling)) = (&flight.connection.corrected, spelling.to_value()) {
+        header_case::respell(headers, spelling);
+        corrected.announce_answer();
     }
 }
 
 /// The switch to the protocol that client and upstream agreed on; bytes are passed on both ways until one of them
 /// ends.
 pub(crate) fn switching(mut flight: Box<Flight>, upstreamed: Upstreamed, client: OnUpgrade) -> Response<ClientBody> {
-    let Upstreamed { mut response, lease, read_timeout } = upstreamed;
+    let Upstreamed { mut response, lease, read_timeout, .. } = upstreamed;
     let upstream = hyper::upgrade::on(&mut response);
     let (head, _) = response.into_parts();
     take_upstream_head(&mut flight, head.status, head.headers);
@@ -326,10 +325,11 @@ fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
             headers.insert(X_KONG_PROXY_LATENCY, milliseconds(exchange.started, balanced));
         }
         if added.via {
-            let spoken = if exchange.upstream.scheme.starts_with("grpc") { "2" } else { "1.1" };
+            let grpc = exchange.upstream.scheme.starts_with("grpc");
+            let own = own_via(if grpc { HttpVersion::Http2 } else { HttpVersion::Http11 });
             let via = match headers.get(header::VIA).and_then(|via| via.to_str().ok()) {
-                Some(via) => HeaderValue::from_str(&format!("{via}, {spoken} {SERVER_TOKEN}")).ok(),
-                None => HeaderValue::from_str(&format!("{spoken} {SERVER_TOKEN}")).ok(),
+                Some(via) => HeaderValue::from_str(&format!("{via}, {own}")).ok(),
+                None => Some(HeaderValue::from_static(own)),
             };
             if let Some(via) = via {
                 headers.insert(header::VIA, via);

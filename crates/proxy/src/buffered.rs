@@ -108,7 +108,7 @@ pub(crate) async fn read(
     limits: Buffering,
     all: &Arc<AtomicU64>,
 ) -> Result<Whole, BufferError> {
-    let Upstreamed { response, lease, read_timeout } = upstreamed;
+    let Upstreamed { response, lease, read_timeout, .. } = upstreamed;
     let (head, incoming) = response.into_parts();
     let mut upstream = UpstreamResponseBody::new(incoming, lease, read_timeout);
     let mut held = Held::new(all);

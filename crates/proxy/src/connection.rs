@@ -31,6 +31,7 @@ use crate::{
     proxy_protocol,
     sanitiser::{self, Sanitised},
     send_timeout::SendTimeout,
+    spelling::Spelling,
     surroundings,
     tls::{
         Alpn,
@@ -146,6 +147,8 @@ impl Connection {
 pub(crate) trait Wire {
     fn answered(&self);
     fn switch_protocol(&self);
+    /// How the names in the head of the next request that is begun are written.
+    fn spelling(&self) -> Spelling;
     /// How often all that was to be written has been.
     fn flushes(&self) -> u64;
     /// Wakes a task when it is so again.
@@ -159,6 +162,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire for Sanitised<S> {
 
     fn switch_protocol(&self) {
         Self::switch_protocol(self);
+    }
+
+    fn spelling(&self) -> Spelling {
+        Self::spelling(self)
     }
 
     fn flushes(&self) -> u64 {
@@ -369,7 +376,6 @@ where
     let (buffers, size) = http.header_buffers;
     let corrected = connection.corrected.clone().unwrap_or_default();
     let mut serving = hyper::server::conn::http1::Builder::new()
-        .preserve_header_case(true)
         .title_case_headers(true)
         .auto_date_header(false)
         // And one of the sanitiser's.

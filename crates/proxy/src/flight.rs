@@ -1,9 +1,10 @@
 //! A request on its way through the phases: rewrite, route, access, upstream, response, log.
 //!
-//! HTTP/1 and HTTP/2 share this driver. A request is a task of its own: a client that leaves does not cancel it, so
-//! that exchanges with plugins end properly and `log` runs. It ends when its answer's body has gone (or cannot go)
-//! to the client: [`Finish`].
+//! HTTP/1 and HTTP/2 share this driver. A client that leaves does not cancel its request ([`Answering`]), so that exchanges
+//! with plugins end properly and `log` runs. It ends when its answer's body has gone (or cannot go) to the client:
+//! [`Finish`].
 
+mod answering;
 mod finish;
 mod routing;
 
@@ -22,14 +23,12 @@ use silverback_pdk::{
     Exchange,
     exchange::{Exit, HttpVersion, RequestBody, ServiceResponse, Source},
 };
-use tokio::sync::oneshot;
 
 use crate::{
     answer,
     body::ClientBody,
     buffered::{self, Held, Whole},
     connection::Connection,
-    forwarded,
     generation::{Generation, RouteEntry},
     metrics::InMemory,
     plugin_run::{self, Failed, Ran},
@@ -39,6 +38,7 @@ use crate::{
     request_body::{self, BodyError, Spool},
     request_debug::RequestDebug,
     sanitiser::Refused,
+    spelling::Spelling,
     surroundings,
     upstream::{
         balancer::InUse,
@@ -48,6 +48,8 @@ use crate::{
     worker::Worker,
 };
 
+pub(crate) use answering::Answering;
+use answering::Presence;
 pub(crate) use finish::Finish;
 
 /// A request under way.
@@ -63,7 +65,7 @@ pub(crate) struct Flight {
     /// Why the body could not be read.
     pub(crate) body_error: Option<BodyError>,
     /// How the client wrote its header names.
-    pub(crate) spelling: http::Extensions,
+    pub(crate) spelling: Spelling,
     /// The configurations that apply, in order; those for response and log.
     collected: Vec<Arc<Configured>>,
     upgrade: Option<OnUpgrade>,
@@ -95,18 +97,12 @@ enum End {
     ClientLeft,
 }
 
-/// Starts a request. The future gives its answer; `None` when the request ended without one. Dropping it (the client
-/// left) does not end the request.
-pub(crate) fn begin(
-    worker: &Rc<Worker>,
-    connection: &Rc<Connection>,
-    request: hyper::Request<Incoming>,
-) -> impl Future<Output = Option<Response<ClientBody>>> + use<> {
+/// Starts a request, whose answer is to be awaited.
+pub(crate) fn begin(worker: &Rc<Worker>, connection: &Rc<Connection>, request: hyper::Request<Incoming>) -> Answering {
     connection.began();
     worker.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
-    let (tell, told) = oneshot::channel();
-    worker.spawn(run(Rc::clone(worker), Rc::clone(connection), request, tell));
-    async { told.await.ok() }
+    let spelling = connection.wire.as_ref().map(|wire| wire.spelling()).unwrap_or_default();
+    Answering::new(worker, |client| run(Rc::clone(worker), Rc::clone(connection), request, spelling, client))
 }
 
 /// Answers what the sanitiser refused: the bytes to send. It has its access-log line and its log phase like any
@@ -122,15 +118,17 @@ pub(crate) fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>, refused: 
     answer::to_bytes(flight)
 }
 
+/// Makes the answer; `None` when the client left before there was one.
 async fn run(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
     mut request: hyper::Request<Incoming>,
-    mut tell: oneshot::Sender<Response<ClientBody>>,
-) {
+    spelling: Spelling,
+    client: Rc<Presence>,
+) -> Option<Response<ClientBody>> {
     let upgrade = request::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
     let generation = worker.shared.generation.load_full();
-    let (mut exchange, incoming, spelling) = request::exchange(&connection, &generation, request);
+    let (mut exchange, incoming) = request::exchange(&connection, &generation, request);
     let debug = RequestDebug::asked_for(&mut exchange, generation.profile.settings.debug.request_token());
     let mut flight = Flight::new(worker, connection, &generation, exchange);
     flight.incoming = incoming;
@@ -140,9 +138,12 @@ async fn run(
     let http = &flight.profile.settings.http;
     let last = flight.connection.requests.get() >= http.keepalive_requests || http.keepalive_timeout.is_zero();
     flight.closes = last || !flight.keeps_alive();
-    let end = flight.decide(generation, &mut tell).await;
-    let response = match end {
-        End::ClientLeft => return Finish::new(flight).client_left(),
+    let end = flight.decide(generation, &client).await;
+    Some(match end {
+        End::ClientLeft => {
+            Finish::new(flight).client_left();
+            return None;
+        }
         End::Gateway => answer::from_gateway(flight),
         End::Upstream(upstreamed) => match flight.upgrade.take() {
             Some(upgrade) if upstreamed.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
@@ -150,10 +151,7 @@ async fn run(
             }
             _ => answer::from_upstream(flight, *upstreamed),
         },
-    };
-    if let Err(unsent) = tell.send(response) {
-        unsent.into_body().abandon();
-    }
+    })
 }
 
 impl Flight {
@@ -169,7 +167,7 @@ impl Flight {
             incoming: None,
             spool: None,
             body_error: None,
-            spelling: http::Extensions::new(),
+            spelling: Spelling::default(),
             // Until a route is found, the global configurations are the ones that will log.
             collected: generation.plugins.globals().without_consumer(),
             upgrade: None,
@@ -188,7 +186,7 @@ impl Flight {
     }
 
     /// Takes the request through its phases, up to its answer.
-    async fn decide(&mut self, generation: Arc<Generation>, tell: &mut oneshot::Sender<Response<ClientBody>>) -> End {
+    async fn decide(&mut self, generation: Arc<Generation>, client: &Presence) -> End {
         if let Some(status) = request::refusal(&self.exchange, &self.profile.settings) {
             return self.fail(status, None);
         }
@@ -231,11 +229,10 @@ impl Flight {
         }
         let buffered = self.exchange.wishes.buffer_response
             || self.collected.iter().any(|configured| configured.phases.contains(Phase::Response));
-        let request = forwarded::upstream_request(self, &forwarded);
         let sent = tokio::select! {
             biased;
-            sent = send::send(self, &upstreams, &client_tls, request) => sent,
-            () = tell.closed() => return End::ClientLeft,
+            sent = send::send(self, &upstreams, &client_tls, &forwarded) => sent,
+            () = client.left() => return End::ClientLeft,
         };
         match (sent, buffered) {
             // What follows a switch of protocols is no answer that could be held.

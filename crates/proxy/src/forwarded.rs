@@ -1,12 +1,16 @@
 //! What a request becomes on its way upstream: where it goes, and the headers that proxies add and take away
 //! (Kong's `runloop/handler.lua`, RFC 9110 section 7.6).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::IpAddr, sync::LazyLock};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Version,
+    header::{self, Entry},
+};
 use silverback_model::Protocol;
 use silverback_pdk::{
-    Exchange,
+    Exchange, address,
     exchange::{HttpVersion, RequestBody},
 };
 
@@ -34,12 +38,11 @@ const X_SET: [HeaderName; 7] = [
 ];
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
-/// The head of a request to an upstream. The Host header and the target's address come with each attempt.
+/// The head of one attempt at an upstream.
 pub(crate) struct UpstreamHead {
-    pub(crate) method: http::Method,
-    pub(crate) target: String,
-    /// Host has its place among them; its value comes with each attempt.
-    pub(crate) headers: HeaderMap,
+    method: http::Method,
+    target: String,
+    headers: HeaderMap,
 }
 
 /// `http` or `https`, by the client's connection.
@@ -69,40 +72,36 @@ fn trusted<'a>(exchange: &'a Exchange, name: &HeaderName) -> Option<Cow<'a, str>
 /// What the request says of its way here, as it was when it was routed: what plugins change later has no part in it.
 #[derive(Clone, Debug)]
 pub(crate) struct Forwarded {
-    pub(crate) proto: String,
+    pub(crate) proto: Cow<'static, str>,
     pub(crate) host: String,
     port: String,
     path: String,
     prefix: Option<String>,
     /// `X-Forwarded-For` and `Via`, with this hop added.
     hops: String,
-    via: String,
+    via: Cow<'static, str>,
 }
 
 impl Forwarded {
     /// `prefix` is the part of the path that the route takes away.
     pub(crate) fn of(exchange: &Exchange, prefix: Option<&str>) -> Self {
         let headers = &exchange.request.headers;
-        let own = |name, value: String| trusted(exchange, name).map_or(value, Cow::into_owned);
-        let peer = exchange.client.ip.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string());
-        let version = match exchange.request.version {
-            HttpVersion::Http10 => "1.0",
-            HttpVersion::Http11 => "1.1",
-            HttpVersion::Http2 => "2",
-        };
+        let trusted = |name| trusted(exchange, name).map(Cow::into_owned);
+        let own = own_via(exchange.request.version);
         Self {
-            proto: own(&X_FORWARDED_PROTO, scheme(exchange).to_owned()),
-            host: own(&X_FORWARDED_HOST, exchange.request.host.clone()),
-            port: own(&X_FORWARDED_PORT, port(exchange).to_string()),
-            path: own(&X_FORWARDED_PATH, exchange.request.raw_uri.split('?').next().unwrap_or_default().to_owned()),
-            prefix: trusted(exchange, &X_FORWARDED_PREFIX).map(Cow::into_owned).or_else(|| prefix.map(str::to_owned)),
+            proto: trusted(&X_FORWARDED_PROTO).map_or(Cow::Borrowed(scheme(exchange)), Cow::Owned),
+            host: trusted(&X_FORWARDED_HOST).unwrap_or_else(|| exchange.request.host.clone()),
+            port: trusted(&X_FORWARDED_PORT).unwrap_or_else(|| port(exchange).to_string()),
+            path: trusted(&X_FORWARDED_PATH)
+                .unwrap_or_else(|| exchange.request.raw_uri.split('?').next().unwrap_or_default().to_owned()),
+            prefix: trusted(&X_FORWARDED_PREFIX).or_else(|| prefix.map(str::to_owned)),
             hops: match joined(headers, &X_FORWARDED_FOR) {
-                Some(list) => format!("{list}, {peer}"),
+                Some(list) => format!("{list}, {}", address_text(exchange.client.ip)),
                 None => real_ip(exchange),
             },
             via: match joined(headers, &header::VIA) {
-                Some(via) => format!("{via}, {version} {SERVER_TOKEN}"),
-                None => format!("{version} {SERVER_TOKEN}"),
+                Some(via) => Cow::Owned(format!("{via}, {own}")),
+                None => Cow::Borrowed(own),
             },
         }
     }
@@ -114,12 +113,12 @@ impl Forwarded {
         let te = if asks_for_trailers(&exchange.request.headers) { "trailers" } else { "" };
         vec![
             ("x_forwarded_for", self.hops.clone()),
-            ("x_forwarded_proto", self.proto.clone()),
+            ("x_forwarded_proto", self.proto.clone().into_owned()),
             ("x_forwarded_host", self.host.clone()),
             ("x_forwarded_port", self.port.clone()),
             ("x_forwarded_path", self.path.clone()),
             ("x_forwarded_prefix", self.prefix.clone().unwrap_or_default()),
-            ("via", self.via.clone()),
+            ("via", self.via.clone().into_owned()),
             ("te", te.to_owned()),
             ("upgrade", if upgrade { "websocket" } else { "" }.to_owned()),
             ("connection", if upgrade { "keep-alive, Upgrade" } else { "keep-alive" }.to_owned()),
@@ -129,7 +128,23 @@ impl Forwarded {
 
 /// `$remote_addr`.
 fn real_ip(exchange: &Exchange) -> String {
-    exchange.client.real_ip.map_or_else(|| "unix:".to_owned(), |ip| ip.to_string())
+    address_text(exchange.client.real_ip)
+}
+
+fn address_text(ip: Option<IpAddr>) -> String {
+    ip.map_or_else(|| "unix:".to_owned(), address::text)
+}
+
+/// What this gateway calls itself in Via, by the version of HTTP that it was spoken to with.
+pub(crate) fn own_via(version: HttpVersion) -> &'static str {
+    static NAMES: LazyLock<[String; 3]> =
+        LazyLock::new(|| ["1.0", "1.1", "2"].map(|version| format!("{version} {SERVER_TOKEN}")));
+    let [http10, http11, http2] = &*NAMES;
+    match version {
+        HttpVersion::Http10 => http10,
+        HttpVersion::Http11 => http11,
+        HttpVersion::Http2 => http2,
+    }
 }
 
 /// Sets where the request goes, from its route and service.
@@ -164,63 +179,6 @@ pub(crate) fn choose_upstream(exchange: &mut Exchange, entry: &RouteEntry, path:
     *depth = service.tls_verify_depth.or(*depth);
 }
 
-/// Builds the head that goes upstream, in nginx's order: what the gateway sets first, then the client's own.
-pub(crate) fn upstream_request(flight: &Flight, forwarded: &Forwarded) -> UpstreamHead {
-    let exchange = &*flight.exchange;
-    let incoming = &exchange.request.headers;
-    let upgrade = flight.is_upgrade();
-    let mut headers = HeaderMap::with_capacity(incoming.len() + 12);
-    let mut set = |name: HeaderName, value: &str| {
-        if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
-            headers.insert(name, value);
-        }
-    };
-    if asks_for_trailers(incoming) {
-        set(header::TE, "trailers");
-    }
-    set(header::VIA, &forwarded.via);
-    // A place is kept: each attempt puts the name of its target there.
-    set(header::HOST, "-");
-    if upgrade {
-        set(header::UPGRADE, "websocket");
-        set(header::CONNECTION, "keep-alive, Upgrade");
-    } else {
-        set(header::CONNECTION, "keep-alive");
-    }
-    set(X_FORWARDED_FOR, &forwarded.hops);
-    set(X_FORWARDED_PROTO, &forwarded.proto);
-    set(X_FORWARDED_HOST, &forwarded.host);
-    // A Unix socket has none.
-    if forwarded.port != "0" {
-        set(X_FORWARDED_PORT, &forwarded.port);
-    }
-    set(X_FORWARDED_PATH, &forwarded.path);
-    if let Some(prefix) = &forwarded.prefix {
-        set(X_FORWARDED_PREFIX, prefix);
-    }
-    set(X_REAL_IP, &real_ip(exchange));
-    if flight.profile.settings.upstream_request_id {
-        set(X_KONG_REQUEST_ID, &exchange.id);
-    }
-    // A body that was read has a length, whatever the client said of it.
-    let known_length = match &exchange.request.body {
-        RequestBody::Memory(bytes) => Some(bytes.len() as u64),
-        RequestBody::File(_, length) => Some(*length),
-        RequestBody::None if incoming.contains_key(header::CONTENT_LENGTH) => Some(0),
-        _ => None,
-    };
-    if let Some(length) = known_length {
-        headers
-            .insert(header::CONTENT_LENGTH, HeaderValue::from(length.min(declared_length(exchange).unwrap_or(length))));
-    }
-    copy_end_to_end(incoming, &mut headers);
-    if flight.incoming.is_some() && !headers.contains_key(header::CONTENT_LENGTH) {
-        // hyper takes a GET for one without a body.
-        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-    UpstreamHead { method: exchange.request.method.clone(), target: target(exchange), headers }
-}
-
 /// A length that a plugin set, shorter than the body: nginx sends no more than it says.
 pub(crate) fn declared_length(exchange: &Exchange) -> Option<u64> {
     exchange.request.headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
@@ -235,12 +193,21 @@ fn target(exchange: &Exchange) -> String {
     }
 }
 
+fn set(headers: &mut HeaderMap, name: HeaderName, value: Cow<'static, str>) {
+    let value = match value {
+        Cow::Borrowed(value) => Ok(HeaderValue::from_static(value)),
+        Cow::Owned(value) => HeaderValue::from_maybe_shared(Bytes::from(value)),
+    };
+    if let Ok(value) = value {
+        headers.insert(name, value);
+    }
+}
+
 /// Copies the client's headers but those that concern one connection only, and those that are set already.
 fn copy_end_to_end(incoming: &HeaderMap, headers: &mut HeaderMap) {
     let connection: Vec<&[u8]> =
         incoming.get_all(header::CONNECTION).iter().flat_map(|value| list(value.as_bytes())).collect();
-    let set_already: Vec<HeaderName> = headers.keys().cloned().collect();
-    for (name, value) in incoming {
+    for name in incoming.keys() {
         let hop_by_hop = *name == header::CONNECTION
             || *name == header::UPGRADE
             || *name == header::TE
@@ -252,8 +219,15 @@ fn copy_end_to_end(incoming: &HeaderMap, headers: &mut HeaderMap) {
             // Set by the gateway, or not at all.
             || X_SET.contains(name)
             || connection.iter().any(|listed| listed.eq_ignore_ascii_case(name.as_str().as_bytes()));
-        if !hop_by_hop && !set_already.contains(name) {
-            headers.append(name.clone(), value.clone());
+        if hop_by_hop {
+            continue;
+        }
+        let Entry::Vacant(place) = headers.entry(name) else { continue };
+        let mut values = incoming.get_all(name).iter().cloned();
+        let Some(first) = values.next() else { continue };
+        let mut place = place.insert_entry(first);
+        for value in values {
+            place.append(value);
         }
     }
 }
@@ -301,39 +275,88 @@ fn uri(target: &str) -> Result<(http::Uri, Vec<usize>), http::Error> {
 }
 
 impl UpstreamHead {
-    /// The request for one attempt, and where in its target `#` belongs.
-    pub(crate) fn for_attempt<B>(
-        &self,
-        host: &str,
-        spelling: &http::Extensions,
-        body: B,
-    ) -> Result<(http::Request<B>, Vec<usize>), http::Error> {
+    /// What goes upstream, to this host, in nginx's order: what the gateway sets first, then the client's own.
+    pub(crate) fn of(flight: &Flight, forwarded: &Forwarded, host: &str) -> Result<Self, http::Error> {
+        let host = HeaderValue::from_str(host)?;
+        let exchange = &*flight.exchange;
+        let incoming = &exchange.request.headers;
+        let upgrade = flight.is_upgrade();
+        let mut headers = HeaderMap::with_capacity(incoming.len() + 12);
+        if asks_for_trailers(incoming) {
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        set(&mut headers, header::VIA, forwarded.via.clone());
+        headers.insert(header::HOST, host);
+        let mut set = |name, value| set(&mut headers, name, value);
+        if upgrade {
+            set(header::UPGRADE, "websocket".into());
+            set(header::CONNECTION, "keep-alive, Upgrade".into());
+        } else {
+            set(header::CONNECTION, "keep-alive".into());
+        }
+        set(X_FORWARDED_FOR, forwarded.hops.clone().into());
+        set(X_FORWARDED_PROTO, forwarded.proto.clone());
+        set(X_FORWARDED_HOST, forwarded.host.clone().into());
+        // A Unix socket has none.
+        if forwarded.port != "0" {
+            set(X_FORWARDED_PORT, forwarded.port.clone().into());
+        }
+        set(X_FORWARDED_PATH, forwarded.path.clone().into());
+        if let Some(prefix) = &forwarded.prefix {
+            set(X_FORWARDED_PREFIX, prefix.clone().into());
+        }
+        set(X_REAL_IP, real_ip(exchange).into());
+        if flight.profile.settings.upstream_request_id {
+            set(X_KONG_REQUEST_ID, exchange.id.clone().into());
+        }
+        // A body that was read has a length, whatever the client said of it.
+        let known_length = match &exchange.request.body {
+            RequestBody::Memory(bytes) => Some(bytes.len() as u64),
+            RequestBody::File(_, length) => Some(*length),
+            RequestBody::None if incoming.contains_key(header::CONTENT_LENGTH) => Some(0),
+            _ => None,
+        };
+        if let Some(length) = known_length {
+            headers.insert(
+                header::CONTENT_LENGTH,
+                HeaderValue::from(length.min(declared_length(exchange).unwrap_or(length))),
+            );
+        }
+        copy_end_to_end(incoming, &mut headers);
+        if flight.incoming.is_some() && !headers.contains_key(header::CONTENT_LENGTH) {
+            // hyper takes a GET for one without a body.
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+        Ok(Self { method: exchange.request.method.clone(), target: target(exchange), headers })
+    }
+
+    /// The request over HTTP/1.1, and where in its target `#` belongs.
+    pub(crate) fn into_http1<B>(self, body: B) -> Result<(http::Request<B>, Vec<usize>), http::Error> {
         let (uri, hashes) = uri(&self.target)?;
         let mut request = http::Request::new(body);
-        *request.method_mut() = self.method.clone();
+        *request.method_mut() = self.method;
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_11;
-        *request.headers_mut() = self.headers.clone();
-        *request.extensions_mut() = spelling.clone();
-        request.headers_mut().insert(header::HOST, HeaderValue::from_str(host).map_err(http::Error::from)?);
+        *request.headers_mut() = self.headers;
         Ok((request, hashes))
     }
 
-    /// The request for one attempt over HTTP/2, where the host is the authority, and connections have no headers.
-    pub(crate) fn for_http2<B>(&self, host: &str, secure: bool, body: B) -> Result<http::Request<B>, http::Error> {
-        let mut request = http::Request::new(body);
-        *request.method_mut() = self.method.clone();
+    /// The request over HTTP/2, where the host is the authority, and connections have no headers.
+    pub(crate) fn into_http2<B>(mut self, secure: bool, body: B) -> Result<http::Request<B>, http::Error> {
+        let host = self.headers.remove(header::HOST);
         // No fragment over HTTP/2.
         let (target, _) = uri(self.target.split('#').next().unwrap_or_default())?;
+        let mut request = http::Request::new(body);
+        *request.method_mut() = self.method;
         *request.uri_mut() = http::Uri::builder()
             .scheme(if secure { "https" } else { "http" })
-            .authority(host)
+            .authority(host.as_ref().map_or(&b""[..], HeaderValue::as_bytes))
             .path_and_query(target.path_and_query().map_or("/", http::uri::PathAndQuery::as_str))
             .build()?;
         *request.version_mut() = Version::HTTP_2;
         let headers = request.headers_mut();
-        *headers = self.headers.clone();
-        for name in [header::HOST, header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING] {
+        *headers = self.headers;
+        for name in [header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING] {
             headers.remove(name);
         }
         Ok(request)

@@ -27,6 +27,7 @@ mod request_body;
 mod request_debug;
 pub mod sanitiser;
 mod send_timeout;
+mod spelling;
 mod stream;
 mod surroundings;
 mod tls;

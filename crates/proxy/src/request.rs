@@ -43,12 +43,12 @@ pub(crate) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
 }
 
-/// The state that a request begins with, its body, and how its header names were written.
+/// The state that a request begins with, and its body.
 pub(crate) fn exchange(
     connection: &Connection,
     generation: &Generation,
     request: hyper::Request<Incoming>,
-) -> (Box<Exchange>, Option<Incoming>, http::Extensions) {
+) -> (Box<Exchange>, Option<Incoming>) {
     let (parts, body) = request.into_parts();
     let mut headers = parts.headers;
     // The sanitiser's own, over HTTP/1 only; a client's is dropped there and below.
@@ -97,7 +97,7 @@ pub(crate) fn exchange(
         body: if body.is_some() { RequestBody::Unread } else { RequestBody::None },
         length: head_length as u64,
     };
-    (begin(connection, generation, request), body, parts.extensions)
+    (begin(connection, generation, request), body)
 }
 
 /// The state of a request that the sanitiser refused: what its head says, as far as that can be read.
@@ -187,7 +187,7 @@ fn blank(
         upstream_names: Arc::clone(&generation.upstreams.names),
         subsystem,
         phase,
-        id: format!("{:032x}", fastrand::u128(..)),
+        id: new_id(),
         started,
         timings: Timings::default(),
         client: Client {
@@ -218,6 +218,14 @@ fn blank(
         wishes: Wishes::default(),
         stream: Stream::default(),
     })
+}
+
+/// `$kong_request_id`: 32 hex digits. Written by hand: each request has one.
+fn new_id() -> String {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let random = fastrand::u128(..).to_be_bytes();
+    let digits = random.iter().flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+    digits.map(char::from).collect()
 }
 
 /// Leaves out the headers whose names nginx ignores, as the sanitiser does for HTTP/1.

@@ -11,6 +11,7 @@ mod head;
 
 use std::{
     cell::RefCell,
+    collections::VecDeque,
     future::{Future, poll_fn},
     io,
     pin::Pin,
@@ -29,6 +30,7 @@ pub use head::Refusal;
 pub(crate) use head::{Kept, RAW_TARGET, is_host, is_kept};
 
 use self::framing::{Body, BodyError};
+use crate::spelling::Spelling;
 
 /// Bytes asked from the socket at a time.
 const READ_SIZE: usize = 16 * 1024;
@@ -75,6 +77,12 @@ impl<S> Sanitised<S> {
         }
     }
 
+    /// How the names in the head of the next request that is begun are written: hyper hands requests on in the order in
+    /// which they came.
+    pub(crate) fn spelling(&self) -> Spelling {
+        self.inner().spellings.pop_front().unwrap_or_default()
+    }
+
     /// How often all that hyper had to write has been written.
     pub fn flushes(&self) -> u64 {
         self.inner().flushes
@@ -112,6 +120,8 @@ struct Inner<S> {
     refused: Option<Refused>,
     /// Requests handed on and not yet answered.
     in_flight: usize,
+    /// How the names in those heads are written that were handed on and have not begun.
+    spellings: VecDeque<Spelling>,
     /// Whether an answer may still lie in hyper's buffer.
     unflushed: bool,
     /// How often hyper's buffer has been written out whole, and who waits for the next time.
@@ -191,6 +201,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sanitised<S> {
             end_of_input: false,
             refused: None,
             in_flight: 0,
+            spellings: VecDeque::new(),
             unflushed: false,
             flushes: 0,
             at_flush: None,
@@ -367,6 +378,7 @@ impl<S: AsyncRead + Unpin> Inner<S> {
                         };
                         self.vetted = start + length;
                         self.in_flight += 1;
+                        self.spellings.push_back(checked.spelling);
                         let body = Body::new(checked.framing);
                         if body.is_complete() {
                             self.expect_head();

@@ -79,7 +79,9 @@ impl Flight {
             return None;
         }
         forwarded::choose_upstream(&mut self.exchange, &entry, upstream_path);
-        self.exchange.upstream.hop_headers = forwarded.variables(&self.exchange, self.is_upgrade());
+        if entry.plugins.len() > 0 || self.profile.access_log.reads_upstream_headers() {
+            self.exchange.upstream.hop_headers = forwarded.variables(&self.exchange, self.is_upgrade());
+        }
         Some((entry, forwarded))
     }
 

@@ -1,6 +1,7 @@
 //! The checks that a request's head must pass, and what is said of one that does not.
 
 use super::{Limits, framing::Framing};
+use crate::spelling::{Spelling, is_title_case};
 
 /// Why a request is refused. nginx, and so Kong, answers 400 to most; RFC 9112 section 3, 5 and 6 and RFC 9110 say
 /// what is wrong with each.
@@ -81,6 +82,7 @@ pub(super) struct Checked {
     /// The head to hand on in its place: without the headers whose names nginx ignores, and with those bytes of the
     /// target percent-encoded that nginx takes as they are and hyper does not.
     pub(super) rewritten: Option<Vec<u8>>,
+    pub(super) spelling: Spelling,
 }
 
 /// Length of the head at the front of `bytes`, its empty line included; `None` if it is not whole yet. The first
@@ -117,6 +119,7 @@ pub(super) fn check(head: &[u8], limits: &Limits) -> Result<Checked, Refusal> {
     let mut host: Option<&[u8]> = None;
     let mut length: Option<u64> = None;
     let mut chunked = false;
+    let mut title_case = true;
     let mut count = 0;
     while let Some((start, line)) = lines.next()? {
         count += 1;
@@ -131,6 +134,7 @@ pub(super) fn check(head: &[u8], limits: &Limits) -> Result<Checked, Refusal> {
             }
             Kept::Yes => {}
         }
+        title_case = title_case && is_title_case(name);
         if name.eq_ignore_ascii_case(b"host") {
             if host.replace(value).is_some() {
                 return Err(Refusal::SeveralHosts);
@@ -179,7 +183,8 @@ pub(super) fn check(head: &[u8], limits: &Limits) -> Result<Checked, Refusal> {
             rewritten
         });
     let framing = if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) };
-    Ok(Checked { framing, rewritten })
+    let spelling = if title_case { Spelling::default() } else { Spelling::of_head(head) };
+    Ok(Checked { framing, rewritten, spelling })
 }
 
 /// The lines of a head, up to its empty one, each with its offset.

@@ -86,7 +86,6 @@ where
 {
     let (socket, wire) = HeaderCase::requests(socket);
     let (sender, connection) = hyper::client::conn::http1::Builder::new()
-        .preserve_header_case(true)
         .title_case_headers(true)
         .max_headers(MAX_HEADERS)
         .max_buf_size(max_head.max(MIN_BUFFER))

@@ -172,6 +172,7 @@ mod tests {
     use super::{Key, Pool};
     use crate::{
         body::{FileBody, Progress, UpstreamRequestBody},
+        spelling::Spelling,
         upstream::connect::http1_handshake,
     };
 
@@ -196,13 +197,12 @@ mod tests {
             .unwrap();
         let (near, mut far) = duplex(1024);
         let mut connection = http1_handshake(near, 0).await.unwrap();
-        connection.wire.announce_request(Vec::new());
+        connection.wire.announce_request(Vec::new(), Spelling::default());
         let answer = connection.sender.send_request(request);
         let answering = async {
             // The body is taken to its end, and is not out: the answer comes between the two.
-            far.read_exact(&mut [0; 16]).await.unwrap();
             while !progress.sent().complete {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                far.read_exact(&mut [0; 16]).await.unwrap();
             }
             far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         };
@@ -222,7 +222,7 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(60), sent).await.unwrap();
         pool.put(key.clone(), connection);
         let connection = pool.take(&key).unwrap();
-        connection.wire.announce_request(Vec::new());
+        connection.wire.announce_request(Vec::new(), Spelling::default());
         pool.put(key.clone(), connection);
         assert!(pool.take(&key).is_none());
         reading.abort();

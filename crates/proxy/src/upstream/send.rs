@@ -19,13 +19,16 @@ use super::{
 use crate::{
     body::{BodyFault, ClientRequestBody, FileBody, Progress, UpstreamRequestBody},
     flight::Flight,
-    forwarded::{UpstreamHead, declared_length},
+    forwarded::{Forwarded, UpstreamHead, declared_length},
     request_body::BodyError,
+    spelling::Spelling,
 };
 
 /// An upstream's answer, its body still to come.
 pub(crate) struct Upstreamed {
     pub(crate) response: Response<Incoming>,
+    /// How its header names are written.
+    pub(crate) spelling: Spelling,
     pub(crate) lease: Lease,
     /// For each read of its body.
     pub(crate) read_timeout: Duration,
@@ -143,7 +146,7 @@ pub(crate) async fn send(
     flight: &mut Flight,
     upstreams: &Arc<Upstreams>,
     tls: &ClientTls,
-    head: UpstreamHead,
+    forwarded: &Forwarded,
 ) -> Result<Upstreamed, SendFailure> {
     let choice = flight.exchange.upstream.clone();
     let Some(speech) = Speech::of(&choice.scheme) else { return Err(SendFailure::Protocol(choice.scheme)) };
@@ -164,13 +167,13 @@ pub(crate) async fn send(
     loop {
         let started = flight.now();
         flight.exchange.upstream.tries.push(Try {
-            ip: address.socket.ip().to_string(),
+            ip: silverback_pdk::address::text(address.socket.ip()),
             port: address.port,
             started,
             connect_ms: None,
             failure: None,
         });
-        let failed = match attempt(flight, tls, speech, &head, &address, upstream.map(AsRef::as_ref)).await {
+        let failed = match attempt(flight, tls, speech, forwarded, &address, upstream.map(AsRef::as_ref)).await {
             Ok(upstreamed) => {
                 attempts.report(Outcome::Status(upstreamed.response.status().as_u16()));
                 flight.in_use = attempts.into_use();
@@ -185,7 +188,7 @@ pub(crate) async fn send(
         let whole = !matches!(flight.exchange.request.body, RequestBody::Unread);
         let is_there = whole || flight.incoming.is_some();
         let repeatable = is_there
-            && (!failed.sent || (whole && is_idempotent(&head.method)))
+            && (!failed.sent || (whole && is_idempotent(&flight.exchange.request.method)))
             && match &failed.why {
                 SendFailure::Connect(_) | SendFailure::Timeout => true,
                 // An answer, though a wrong one, is no error that `proxy_next_upstream` knows by default.
@@ -258,7 +261,7 @@ async fn attempt(
     flight: &mut Flight,
     tls: &ClientTls,
     speech: Speech,
-    head: &UpstreamHead,
+    forwarded: &Forwarded,
     address: &Address,
     upstream: Option<&Upstream>,
 ) -> Result<Upstreamed, Failed> {
@@ -267,9 +270,9 @@ async fn attempt(
     let key = Key { address: address.socket, tls: speech.secure.then(|| Rc::new(tls_key(flight, tls, speech, &host))) };
     let connect_timeout = Duration::from_millis(u64::from(choice.connect_timeout));
     let answered = if speech.http2 {
-        over_http2(flight, tls, head, &host, &key, connect_timeout).await?
+        over_http2(flight, tls, forwarded, &host, &key, connect_timeout).await?
     } else {
-        over_http1(flight, tls, head, &host, key, connect_timeout).await?
+        over_http1(flight, tls, forwarded, &host, key, connect_timeout).await?
     };
     flight.exchange.timings.upstream_header = Some(flight.now());
     // What went out as Host is `$upstream_host` from now on.
@@ -285,7 +288,7 @@ fn tls_key(flight: &Flight, tls: &ClientTls, speech: Speech, host: &str) -> TlsK
 async fn over_http1(
     flight: &mut Flight,
     tls: &ClientTls,
-    head: &UpstreamHead,
+    forwarded: &Forwarded,
     host: &str,
     key: Key,
     connect_timeout: Duration,
@@ -303,22 +306,24 @@ async fn over_http1(
         Ok(Err(error)) => return Err(Failed { why: SendFailure::Exchange(error), sent: false, reused }),
         Err(_) => return Err(Failed { why: SendFailure::Timeout, sent: false, reused }),
     }
+    let head = UpstreamHead::of(flight, forwarded, host).map_err(unwritable)?;
     let (body, progress) = body(flight).await.map_err(unspooled)?;
-    let (request, hashes) = head.for_attempt(host, &flight.spelling, body).map_err(unwritable)?;
-    connection.wire.announce_request(hashes);
+    let (request, hashes) = head.into_http1(body).map_err(unwritable)?;
+    connection.wire.announce_request(hashes, flight.spelling.clone());
     connection.served += 1;
     let (response, read_timeout) =
         exchanged(flight, connection.sender.try_send_request(request), progress, reused).await?;
     if let Some(wrong) = ambiguous_framing(response.headers()) {
         return Err(Failed { why: SendFailure::Framing(wrong), sent: true, reused: false });
     }
-    Ok(Upstreamed { response, lease: Lease::Http1 { pool, key, connection }, read_timeout })
+    let spelling = connection.wire.answer_spelling();
+    Ok(Upstreamed { response, spelling, lease: Lease::Http1 { pool, key, connection }, read_timeout })
 }
 
 async fn over_http2(
     flight: &mut Flight,
     tls: &ClientTls,
-    head: &UpstreamHead,
+    forwarded: &Forwarded,
     host: &str,
     key: &Key,
     connect_timeout: Duration,
@@ -338,11 +343,15 @@ async fn over_http2(
     if reused {
         connected(flight, 0.0);
     }
+    let head = UpstreamHead::of(flight, forwarded, host).map_err(unwritable)?;
     let (body, progress) = body(flight).await.map_err(unspooled)?;
-    let request = head.for_http2(host, key.tls.is_some(), body).map_err(unwritable)?;
+    let request = head.into_http2(key.tls.is_some(), body).map_err(unwritable)?;
     let exchanging = stream.sender.try_send_request(request);
     match exchanged(flight, exchanging, progress, reused).await {
-        Ok((response, read_timeout)) => Ok(Upstreamed { response, lease: Lease::Http2(stream), read_timeout }),
+        Ok((response, read_timeout)) => {
+            let spelling = Spelling::default();
+            Ok(Upstreamed { response, spelling, lease: Lease::Http2(stream), read_timeout })
+        }
         Err(failed) => {
             if matches!(failed.why, SendFailure::Timeout) {
                 stream.retire();

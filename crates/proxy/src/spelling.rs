@@ -1,0 +1,116 @@
+//! How header names were written. hyper knows names in lower case only, and writes them in Title-Case; nginx passes them on
+//! as they came. Most come in Title-Case: only heads in which one does not are remembered, by the names of all their lines.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+
+/// The names in a head, in order, where hyper would write one of them otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spelling(Option<Arc<[Box<[u8]>]>>);
+
+impl Spelling {
+    /// Of a whole head, its first line included.
+    pub(crate) fn of_head(head: &[u8]) -> Self {
+        if names(head).all(is_title_case) {
+            return Self::default();
+        }
+        Self(Some(names(head).map(Box::from).collect()))
+    }
+
+    /// As the value of a header. `None` if there is nothing to remember.
+    pub(crate) fn to_value(&self) -> Option<HeaderValue> {
+        HeaderValue::from_bytes(&self.0.as_ref()?.join(&b' ')).ok()
+    }
+
+    /// What [`Self::to_value`] made.
+    pub(crate) fn from_value(value: &[u8]) -> Self {
+        Self(Some(value.split(|byte| *byte == b' ').map(Box::from).collect()))
+    }
+
+    /// Writes the names in header lines as they were, in place. Of several lines of one name the first is written as the
+    /// first was.
+    pub(crate) fn restore(&self, head: &mut [u8]) {
+        let Some(spelt) = &self.0 else { return };
+        let mut used = vec![false; spelt.len()];
+        let mut at = 0;
+        while at < head.len() {
+            let end = memchr::memchr(b'\n', &head[at..]).map_or(head.len(), |length| at + length + 1);
+            if let Some(colon) = memchr::memchr(b':', &head[at..end]) {
+                let name = &mut head[at..at + colon];
+                let mut left = spelt.iter().zip(&mut used).filter(|(_, used)| !**used);
+                if let Some((spelt, used)) = left.find(|(spelt, _)| spelt.eq_ignore_ascii_case(name)) {
+                    name.copy_from_slice(spelt);
+                    *used = true;
+                }
+            }
+            at = end;
+        }
+    }
+}
+
+/// The names of a head's lines, but for its first.
+fn names(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let lines = memchr::memchr_iter(b'\n', head).map(|end| &head[end + 1..]);
+    lines.filter_map(|line| {
+        let end = line.iter().position(|byte| matches!(byte, b':' | b'\n' | b'\r'))?;
+        (line[end] == b':').then_some(&line[..end])
+    })
+}
+
+/// Whether hyper writes a name so: its first letter, and each after a hyphen, as a capital.
+pub(crate) fn is_title_case(name: &[u8]) -> bool {
+    let mut after_hyphen = true;
+    name.iter().all(|byte| {
+        let as_written = if after_hyphen { !byte.is_ascii_lowercase() } else { !byte.is_ascii_uppercase() };
+        after_hyphen = *byte == b'-';
+        as_written
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Spelling, is_title_case};
+
+    #[test]
+    fn names_that_hyper_writes_so_need_not_be_remembered() {
+        for name in ["Host", "X-Real-Ip", "A", "X-1a", "-A", "X--Y"] {
+            assert!(is_title_case(name.as_bytes()), "{name}");
+        }
+        for name in ["host", "ETag", "X-Real-IP", "x-A", "TE"] {
+            assert!(!is_title_case(name.as_bytes()), "{name}");
+        }
+        let head = b"GET /a:b HTTP/1.1\r\nHost: a\r\nX-Y: lower: case\r\n\r\n";
+        assert_eq!(Spelling::of_head(head), Spelling::default());
+    }
+
+    fn check(came: &str, goes: &str, expect: &str) {
+        let spelling = Spelling::of_head(came.as_bytes());
+        let carried =
+            spelling.to_value().map_or_else(Spelling::default, |value| Spelling::from_value(value.as_bytes()));
+        for spelling in [spelling, carried] {
+            let mut head = goes.as_bytes().to_vec();
+            spelling.restore(&mut head);
+            assert_eq!(String::from_utf8(head).unwrap(), expect);
+        }
+    }
+
+    #[test]
+    fn names_are_written_as_they_came() {
+        check(
+            "GET / HTTP/1.1\r\nhost: a\r\nETag: 1\r\nX-A: 1\r\n\r\n",
+            "GET / HTTP/1.1\r\nVia: b\r\nX-A: host:\r\nEtag: 1\r\nHost: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nVia: b\r\nX-A: host:\r\nETag: 1\r\nhost: a\r\n\r\n",
+        );
+        check("GET / HTTP/1.1\r\nX-A: 1\r\n\r\n", "X-A: 1\r\n\r\n", "X-A: 1\r\n\r\n");
+    }
+
+    #[test]
+    fn lines_of_one_name_keep_each_its_own_spelling() {
+        check(
+            "\r\nX-A: 1\r\nx-a: 2\r\nX-a: 3\r\n\r\n",
+            "X-A: 1\r\nX-A: 2\r\nX-A: 3\r\nX-A: 4\r\n",
+            "X-A: 1\r\nx-a: 2\r\nX-a: 3\r\nX-A: 4\r\n",
+        );
+    }
+}
