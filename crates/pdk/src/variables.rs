@@ -1,5 +1,6 @@
 //! nginx's variables, as plugins (`kong.nginx.get_var`) and access-log formats read them.
 
+mod common;
 mod time;
 
 use std::{borrow::Cow, net::IpAddr};
@@ -11,6 +12,8 @@ use crate::{
     exchange::{ClientCertificate, Hello, HttpVersion, RequestBody, Subsystem, Transport, Try},
     headers,
 };
+
+pub use common::Common;
 
 /// `$server_name`, and `$host` of a request without one.
 pub(crate) const SERVER_NAME: &str = "kong";
@@ -336,7 +339,8 @@ fn request<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
     match name {
         "request" => {
             let method = exchange.wishes.original_method.as_ref().unwrap_or(&request.method);
-            text(format!("{method} {} {}", request.raw_uri, protocol(request.version)))
+            let (method, version) = (method.as_str(), protocol(request.version));
+            text([method, &request.raw_uri, version].join(" "))
         }
         "request_method" => borrowed(request.method.as_str()),
         "request_uri" => borrowed(&request.raw_uri),
@@ -381,7 +385,10 @@ fn request<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
 fn response<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
     let response = &exchange.response;
     match name {
-        "status" => text(format!("{:03}", response.status.unwrap_or(0))),
+        "status" => text(match response.status {
+            Some(status @ 100..) => status.to_string(),
+            status => format!("{:03}", status.unwrap_or(0)),
+        }),
         "body_bytes_sent" => text(response.body_bytes.to_string()),
         "bytes_sent" => text(response.bytes_sent.max(response.body_bytes).to_string()),
         _ => None,

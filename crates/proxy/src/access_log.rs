@@ -3,7 +3,10 @@
 use std::io;
 
 use silverback_config::settings::{self, LogEscape, LogTarget};
-use silverback_pdk::{Exchange, variables};
+use silverback_pdk::{
+    Exchange,
+    variables::{self, Common},
+};
 
 /// Where access-log lines go, and what they look like.
 pub(crate) struct AccessLog {
@@ -16,6 +19,7 @@ pub(crate) struct AccessLog {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Text(String),
+    Common(Common, String),
     Variable(String),
 }
 
@@ -54,14 +58,25 @@ impl AccessLog {
         for part in &self.parts {
             match part {
                 Part::Text(text) => line.extend_from_slice(text.as_bytes()),
-                Part::Variable(name) => match variables::variable(exchange, name) {
-                    Some(value) => escape(&mut line, value.as_ref(), self.escape),
-                    None if self.escape == LogEscape::Default => line.push(b'-'),
-                    None => {}
-                },
+                Part::Common(common, name) => {
+                    let before = line.len();
+                    let written = common.write(exchange, |value| append(&mut line, value, self.escape));
+                    if !written || line.len() == before {
+                        self.write_variable(exchange, name, &mut line);
+                    }
+                }
+                Part::Variable(name) => self.write_variable(exchange, name, &mut line),
             }
         }
         sink.line(line);
+    }
+
+    fn write_variable(&self, exchange: &Exchange, name: &str, line: &mut Vec<u8>) {
+        match variables::variable(exchange, name) {
+            Some(value) => escape(line, value.as_ref(), self.escape),
+            None if self.escape == LogEscape::Default => line.push(b'-'),
+            None => {}
+        }
     }
 }
 
@@ -87,7 +102,11 @@ fn parse(format: &str) -> Vec<Part> {
         if !text.is_empty() {
             parts.push(Part::Text(std::mem::take(&mut text)));
         }
-        parts.push(Part::Variable(name.to_owned()));
+        let name = name.to_ascii_lowercase();
+        parts.push(match Common::of(&name) {
+            Some(common) => Part::Common(common, name),
+            None => Part::Variable(name),
+        });
         rest = after;
     }
     text.push_str(rest);
@@ -97,16 +116,34 @@ fn parse(format: &str) -> Vec<Part> {
     parts
 }
 
+/// The bytes that `escape=default` escapes.
+const UNSAFE: [bool; 256] = {
+    let mut unsafe_bytes = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        unsafe_bytes[byte] = byte < 0x20 || byte >= 0x7f || byte == b'"' as usize || byte == b'\\' as usize;
+        byte += 1;
+    }
+    unsafe_bytes
+};
+
 /// Makes a value safe for one line (`escape=default`) or for a JSON string (`escape=json`), as nginx does.
 fn escape(line: &mut Vec<u8>, value: &[u8], how: LogEscape) {
+    if value.is_empty() && how == LogEscape::Default {
+        line.push(b'-');
+    }
+    append(line, value, how);
+}
+
+/// The same for a part of a value.
+fn append(line: &mut Vec<u8>, value: &[u8], how: LogEscape) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let hex = |byte: u8| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
     match how {
         LogEscape::None => line.extend_from_slice(value),
-        LogEscape::Default if value.is_empty() => line.push(b'-'),
         LogEscape::Default => {
             let mut rest = value;
-            while let Some(at) = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..=0x1f | 0x7f..)) {
+            while let Some(at) = rest.iter().position(|byte| UNSAFE[usize::from(*byte)]) {
                 line.extend_from_slice(&rest[..at]);
                 line.extend_from_slice(b"\\x");
                 line.extend_from_slice(&hex(rest[at]));
@@ -138,11 +175,14 @@ fn escape(line: &mut Vec<u8>, value: &[u8], how: LogEscape) {
 mod tests {
     use silverback_config::settings::LogEscape;
 
-    use super::{Part, escape, parse};
+    use super::{Common, Part, escape, parse};
 
     #[test]
     fn formats_are_split_at_variables() {
-        let variable = |name: &str| Part::Variable(name.into());
+        let variable = |name: &str| match Common::of(name) {
+            Some(common) => Part::Common(common, name.into()),
+            None => Part::Variable(name.into()),
+        };
         let text = |text: &str| Part::Text(text.into());
         assert_eq!(
             parse("$remote_addr - [$time_local] \"${request}x\" $ 5$"),

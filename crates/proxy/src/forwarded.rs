@@ -3,7 +3,6 @@
 
 use std::{borrow::Cow, net::IpAddr, sync::LazyLock};
 
-use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{self, Entry},
@@ -14,7 +13,13 @@ use silverback_pdk::{
     exchange::{HttpVersion, RequestBody},
 };
 
-use crate::{SERVER_TOKEN, flight::Flight, generation::RouteEntry, header_case, request::list};
+use crate::{
+    SERVER_TOKEN,
+    flight::Flight,
+    generation::RouteEntry,
+    header_case::{self, RequestLooks},
+    request::list,
+};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -193,18 +198,33 @@ fn target(exchange: &Exchange) -> String {
     }
 }
 
-fn set(headers: &mut HeaderMap, name: HeaderName, value: Cow<'static, str>) {
-    let value = match value {
-        Cow::Borrowed(value) => Ok(HeaderValue::from_static(value)),
-        Cow::Owned(value) => HeaderValue::from_maybe_shared(Bytes::from(value)),
-    };
-    if let Ok(value) = value {
-        headers.insert(name, value);
-    }
+/// The lines that the gateway adds, but for those that belong to HTTP itself.
+fn own_lines<'a>(
+    flight: &'a Flight,
+    forwarded: &'a Forwarded,
+    real_ip: &'a str,
+) -> impl Iterator<Item = (&'static str, &'a str)> {
+    // A Unix socket has none.
+    let port = Some(forwarded.port.as_str()).filter(|port| *port != "0");
+    // A part of a path: it may hold, percent-decoded, what a header cannot. All else came in headers, or in the target.
+    let is_value = |value: &&str| value.bytes().all(|byte| (byte >= b' ' && byte != 0x7f) || byte == b'\t');
+    let prefix = forwarded.prefix.as_deref().filter(is_value);
+    let id = flight.profile.settings.upstream_request_id.then_some(flight.exchange.id.as_str());
+    let lines = [
+        ("X-Forwarded-For", Some(forwarded.hops.as_str())),
+        ("X-Forwarded-Proto", Some(&*forwarded.proto)),
+        ("X-Forwarded-Host", Some(forwarded.host.as_str())),
+        ("X-Forwarded-Port", port),
+        ("X-Forwarded-Path", Some(forwarded.path.as_str())),
+        ("X-Forwarded-Prefix", prefix),
+        ("X-Real-IP", Some(real_ip)),
+        ("X-Kong-Request-Id", id),
+    ];
+    lines.into_iter().filter_map(|(name, value)| Some((name, value?)))
 }
 
 /// Copies the client's headers but those that concern one connection only, and those that are set already.
-fn copy_end_to_end(incoming: &HeaderMap, headers: &mut HeaderMap) {
+fn copy_end_to_end(incoming: &HeaderMap, headers: &mut HeaderMap, gives_id: bool) {
     let connection: Vec<&[u8]> =
         incoming.get_all(header::CONNECTION).iter().flat_map(|value| list(value.as_bytes())).collect();
     for name in incoming.keys() {
@@ -218,6 +238,7 @@ fn copy_end_to_end(incoming: &HeaderMap, headers: &mut HeaderMap) {
             || *name == header::EXPECT
             // Set by the gateway, or not at all.
             || X_SET.contains(name)
+            || (gives_id && *name == X_KONG_REQUEST_ID)
             || connection.iter().any(|listed| listed.eq_ignore_ascii_case(name.as_str().as_bytes()));
         if hop_by_hop {
             continue;
@@ -277,38 +298,24 @@ fn uri(target: &str) -> Result<(http::Uri, Vec<usize>), http::Error> {
 impl UpstreamHead {
     /// What goes upstream, to this host, in nginx's order: what the gateway sets first, then the client's own.
     pub(crate) fn of(flight: &Flight, forwarded: &Forwarded, host: &str) -> Result<Self, http::Error> {
-        let host = HeaderValue::from_str(host)?;
         let exchange = &*flight.exchange;
         let incoming = &exchange.request.headers;
-        let upgrade = flight.is_upgrade();
-        let mut headers = HeaderMap::with_capacity(incoming.len() + 12);
+        let mut headers = HeaderMap::with_capacity(incoming.len() + 8);
         if asks_for_trailers(incoming) {
             headers.insert(header::TE, HeaderValue::from_static("trailers"));
         }
-        set(&mut headers, header::VIA, forwarded.via.clone());
-        headers.insert(header::HOST, host);
-        let mut set = |name, value| set(&mut headers, name, value);
-        if upgrade {
-            set(header::UPGRADE, "websocket".into());
-            set(header::CONNECTION, "keep-alive, Upgrade".into());
+        match &forwarded.via {
+            Cow::Borrowed(via) => drop(headers.insert(header::VIA, HeaderValue::from_static(via))),
+            Cow::Owned(via) => drop(headers.insert(header::VIA, HeaderValue::from_str(via)?)),
+        }
+        headers.insert(header::HOST, HeaderValue::from_str(host)?);
+        if flight.is_upgrade() {
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive, Upgrade"));
         } else {
-            set(header::CONNECTION, "keep-alive".into());
+            headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
         }
-        set(X_FORWARDED_FOR, forwarded.hops.clone().into());
-        set(X_FORWARDED_PROTO, forwarded.proto.clone());
-        set(X_FORWARDED_HOST, forwarded.host.clone().into());
-        // A Unix socket has none.
-        if forwarded.port != "0" {
-            set(X_FORWARDED_PORT, forwarded.port.clone().into());
-        }
-        set(X_FORWARDED_PATH, forwarded.path.clone().into());
-        if let Some(prefix) = &forwarded.prefix {
-            set(X_FORWARDED_PREFIX, prefix.clone().into());
-        }
-        set(X_REAL_IP, real_ip(exchange).into());
-        if flight.profile.settings.upstream_request_id {
-            set(X_KONG_REQUEST_ID, exchange.id.clone().into());
-        }
+        let gives_id = flight.profile.settings.upstream_request_id;
         // A body that was read has a length, whatever the client said of it.
         let known_length = match &exchange.request.body {
             RequestBody::Memory(bytes) => Some(bytes.len() as u64),
@@ -322,7 +329,7 @@ impl UpstreamHead {
                 HeaderValue::from(length.min(declared_length(exchange).unwrap_or(length))),
             );
         }
-        copy_end_to_end(incoming, &mut headers);
+        copy_end_to_end(incoming, &mut headers, gives_id);
         if flight.incoming.is_some() && !headers.contains_key(header::CONTENT_LENGTH) {
             // hyper takes a GET for one without a body.
             headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -330,19 +337,38 @@ impl UpstreamHead {
         Ok(Self { method: exchange.request.method.clone(), target: target(exchange), headers })
     }
 
-    /// The request over HTTP/1.1, and where in its target `#` belongs.
-    pub(crate) fn into_http1<B>(self, body: B) -> Result<(http::Request<B>, Vec<usize>), http::Error> {
+    /// The request over HTTP/1.1, and what hyper is not told of it. The gateway's own lines are a part of that: as text
+    /// they cost a tenth of what they cost as headers.
+    pub(crate) fn into_http1<B>(
+        self,
+        flight: &Flight,
+        forwarded: &Forwarded,
+        body: B,
+    ) -> Result<(http::Request<B>, RequestLooks), http::Error> {
         let (uri, hashes) = uri(&self.target)?;
+        let real_ip = real_ip(&flight.exchange);
+        let mut lines = Vec::with_capacity(512);
+        for (name, value) in own_lines(flight, forwarded, &real_ip) {
+            for part in [name, ": ", value, "\r\n"] {
+                lines.extend_from_slice(part.as_bytes());
+            }
+        }
         let mut request = http::Request::new(body);
         *request.method_mut() = self.method;
         *request.uri_mut() = uri;
         *request.version_mut() = Version::HTTP_11;
         *request.headers_mut() = self.headers;
-        Ok((request, hashes))
+        Ok((request, RequestLooks { hashes, lines, spelling: flight.spelling.clone() }))
     }
 
     /// The request over HTTP/2, where the host is the authority, and connections have no headers.
-    pub(crate) fn into_http2<B>(mut self, secure: bool, body: B) -> Result<http::Request<B>, http::Error> {
+    pub(crate) fn into_http2<B>(
+        mut self,
+        flight: &Flight,
+        forwarded: &Forwarded,
+        secure: bool,
+        body: B,
+    ) -> Result<http::Request<B>, http::Error> {
         let host = self.headers.remove(header::HOST);
         // No fragment over HTTP/2.
         let (target, _) = uri(self.target.split('#').next().unwrap_or_default())?;
@@ -358,6 +384,9 @@ impl UpstreamHead {
         *headers = self.headers;
         for name in [header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING] {
             headers.remove(name);
+        }
+        for (name, value) in own_lines(flight, forwarded, &real_ip(&flight.exchange)) {
+            headers.insert(HeaderName::from_bytes(name.as_bytes())?, HeaderValue::from_str(value)?);
         }
         Ok(request)
     }

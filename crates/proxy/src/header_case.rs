@@ -98,12 +98,15 @@ struct State {
     answer: Mutex<Spelling>,
 }
 
-/// What of a request hyper would write otherwise.
+/// What of a request hyper would write otherwise, or is not told.
 #[derive(Default)]
-struct RequestLooks {
+pub(crate) struct RequestLooks {
     /// Where in its target (in bytes from its beginning) `#` belongs instead of [`PLACE_OF_HASH`].
-    hashes: Vec<usize>,
-    spelling: Spelling,
+    pub(crate) hashes: Vec<usize>,
+    /// Header lines behind that of Connection, each with its end.
+    pub(crate) lines: Vec<u8>,
+    /// How the client wrote its names.
+    pub(crate) spelling: Spelling,
 }
 
 impl Default for State {
@@ -124,11 +127,10 @@ impl Announced {
         self.0.due.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The next that is written is a request, and the next that is read its answer. `hashes`: where in its target (in
-    /// bytes from its beginning) `#` belongs instead of [`PLACE_OF_HASH`]. All that went before must be out
+    /// The next that is written is a request, and the next that is read its answer. All that went before must be out
     /// ([`Self::is_flushed`]).
-    pub(crate) fn announce_request(&self, hashes: Vec<usize>, spelling: Spelling) {
-        *self.request() = RequestLooks { hashes, spelling };
+    pub(crate) fn announce_request(&self, looks: RequestLooks) {
+        *self.request() = looks;
         self.0.flushed.store(false, Ordering::Relaxed);
         self.0.due.store(1, Ordering::Relaxed);
         self.0.asked.fetch_add(1, Ordering::Relaxed);
@@ -197,22 +199,28 @@ impl<S> HeaderCase<S> {
     /// Takes bytes over, the heads in them corrected.
     fn take_over(&mut self, data: &[u8]) {
         let begin = self.head.len();
-        self.head.extend_from_slice(data);
         match self.heads {
             Heads::Requests => {
                 self.announced.came(1);
-                let RequestLooks { hashes, spelling } = std::mem::take(&mut *self.announced.request());
+                let looks = std::mem::take(&mut *self.announced.request());
                 // What follows the head, a small body, goes out in the same write. hyper never splits a head.
-                if let Some(end) = end_of_head(data) {
-                    let head = &mut self.head[begin..begin + end];
-                    correct_names(head);
-                    restore_hashes(head, &hashes);
-                    if let Some(lines) = memchr::memchr(b'\n', head) {
-                        spelling.restore(&mut head[lines + 1..]);
-                    }
+                let head = end_of_head(data).unwrap_or(0);
+                let (head, behind) = data.split_at(head);
+                let (before, after) = head.split_at(behind_connection(head).unwrap_or(0));
+                self.head.reserve(data.len() + looks.lines.len());
+                for part in [before, &looks.lines, after] {
+                    self.head.extend_from_slice(part);
                 }
+                let head = &mut self.head[begin..];
+                correct_names(head);
+                restore_hashes(head, &looks.hashes);
+                if let Some(first) = memchr::memchr(b'\n', head) {
+                    looks.spelling.restore(&mut head[first + 1..]);
+                }
+                self.head.extend_from_slice(behind);
             }
             Heads::Answers => {
+                self.head.extend_from_slice(data);
                 let mut from = begin;
                 while self.announced.is_due()
                     && let Some(at) = next_stand_in(&self.head[from..])
@@ -280,6 +288,12 @@ fn find_line(bytes: &[u8], name: &str) -> Option<usize> {
         let line = &bytes[at..];
         line.len() > name.len() && line[name.len()] == b':' && line[..name.len()].eq_ignore_ascii_case(name.as_bytes())
     })
+}
+
+/// Where the lines behind that of Connection begin. Nothing in front of it was written by the client but the target.
+fn behind_connection(head: &[u8]) -> Option<usize> {
+    let line = memchr::memmem::find(head, b"\r\nConnection: ")? + 2;
+    Some(line + memchr::memchr(b'\n', &head[line..])? + 1)
 }
 
 /// Corrects the names in a head, in place.

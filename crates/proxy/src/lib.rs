@@ -12,6 +12,7 @@ mod error;
 mod flight;
 mod forwarded;
 mod generation;
+mod handover;
 mod header_case;
 mod linger;
 mod listener;
@@ -43,7 +44,7 @@ use std::{
 };
 
 use silverback_config::Settings;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 pub use crate::{
     generation::{BuildError, Generation, Registries},
@@ -54,6 +55,7 @@ pub use crate::{
     upstream::{SetHealthError, UpstreamHealth},
 };
 use crate::{
+    handover::{Accepted, Workers},
     listener::Listener,
     worker::{Mode, Shared},
 };
@@ -66,6 +68,8 @@ pub struct Proxy {
     shared: Arc<Shared>,
     /// One list of listeners for each worker; taken by [`Proxy::run`].
     listeners: Vec<Vec<Listener>>,
+    /// For each worker, the connections that others hand to it; taken by [`Proxy::run`].
+    handed: Vec<mpsc::Receiver<Accepted>>,
     mode: watch::Sender<Mode>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -79,7 +83,9 @@ impl Proxy {
         let listeners = listener::bind_all(settings)?;
         let (mode, _) = watch::channel(Mode::Serving);
         generation.put_in_force(&registries.balancers);
-        Ok(Self { shared: Arc::new(Shared::new(generation, registries)), listeners, mode, workers: Vec::new() })
+        let (workers, handed) = Workers::new(listeners.len());
+        let shared = Arc::new(Shared::new(generation, registries, workers));
+        Ok(Self { shared, listeners, handed, mode, workers: Vec::new() })
     }
 
     /// Starts the workers, and in the runtime that this is called in the tasks that they rely on: DNS, health checks.
@@ -89,7 +95,7 @@ impl Proxy {
     pub fn run(&mut self) -> io::Result<()> {
         self.shared.balancers.resolver().spawn();
         self.shared.balancers.spawn();
-        for (index, listeners) in self.listeners.drain(..).enumerate() {
+        for (index, (listeners, handed)) in self.listeners.drain(..).zip(self.handed.drain(..)).enumerate() {
             let shared = Arc::clone(&self.shared);
             let mode = self.mode.subscribe();
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -99,7 +105,7 @@ impl Proxy {
                 .build()?;
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{index}"))
-                .spawn(move || worker::run(&runtime, shared, listeners, mode))?;
+                .spawn(move || worker::run(&runtime, index, shared, listeners, handed, mode))?;
             self.workers.push(thread);
         }
         Ok(())

@@ -85,6 +85,9 @@ impl RequestDebug {
     pub(crate) fn asked_for(exchange: &mut Exchange, token: Option<&str>) -> Option<Box<Self>> {
         let token = token?;
         let headers = &mut exchange.request.headers;
+        if !headers.keys().any(|name| name.as_str().starts_with(DEBUG.as_str())) {
+            return None;
+        }
         let asked = headers.remove(DEBUG);
         let (given, log) = (headers.remove(TOKEN), headers.remove(LOG));
         if asked? != "*" {

@@ -14,13 +14,14 @@ use silverback_plugin_host::{Connections, Host};
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     runtime::Runtime,
-    sync::{Notify, watch},
+    sync::{Notify, mpsc, watch},
     task::LocalSet,
 };
 
 use crate::{
     connection,
     generation::{Generation, Registries},
+    handover::{Accepted, Socket, Workers},
     listener::{Bound, Listener},
     metrics::{Recorder, Recorders},
     stream,
@@ -33,6 +34,7 @@ use crate::{
 pub(crate) struct Shared {
     pub(crate) host: Arc<Host>,
     pub(crate) generation: ArcSwap<Generation>,
+    pub(crate) workers: Arc<Workers>,
     pub(crate) balancers: Balancers,
     pub(crate) counters: Arc<AtomicCounters>,
     pub(crate) metrics: Arc<Recorders>,
@@ -44,10 +46,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(generation: Generation, registries: &Registries) -> Self {
+    pub(crate) fn new(generation: Generation, registries: &Registries, workers: Arc<Workers>) -> Self {
         Self {
             host: Arc::clone(&registries.host),
             generation: ArcSwap::from_pointee(generation),
+            workers,
             balancers: registries.balancers.clone(),
             counters: Arc::clone(&registries.counters),
             metrics: Arc::default(),
@@ -68,6 +71,8 @@ pub(crate) enum Mode {
 
 /// A worker's own state.
 pub(crate) struct Worker {
+    /// Its place among them.
+    index: usize,
     pub(crate) shared: Arc<Shared>,
     pub(crate) pool: Pool,
     pub(crate) plugins: Connections,
@@ -99,6 +104,51 @@ impl Drop for Running {
 }
 
 impl Worker {
+    /// Serves a connection here.
+    fn serve(self: &Rc<Self>, Accepted { socket, kind, subsystem }: Accepted) {
+        let served = match socket {
+            Socket::Tcp { socket, peer, local } => TcpStream::from_std(socket)
+                .map(|socket| self.serve_tcp(socket, connection::From::Tcp { peer, local }, kind, subsystem)),
+            Socket::Unix(socket) => UnixStream::from_std(socket).map(|socket| self.serve_unix(socket, kind, subsystem)),
+        };
+        if let Err(error) = served {
+            let message = format_args!("a connection cannot be served ({error})");
+            silverback_log::write(silverback_log::Level::Crit, message, None);
+        }
+    }
+
+    /// Gives a connection to another worker, or serves it here if that one takes no more.
+    fn hand_on(self: &Rc<Self>, other: usize, accepted: Accepted) {
+        if let Err(accepted) = self.shared.workers.hand_on(other, accepted) {
+            self.serve(accepted);
+        }
+    }
+
+    fn serve_tcp(self: &Rc<Self>, socket: TcpStream, from: connection::From, kind: connection::Kind, on: Subsystem) {
+        // Nagle's algorithm would hold back the end of an answer.
+        let _ = socket.set_nodelay(true);
+        match on {
+            Subsystem::Http => self.spawn_connection(connection::serve(Rc::clone(self), socket, from, kind)),
+            Subsystem::Stream => self.spawn_connection(stream::serve(Rc::clone(self), socket, from, kind)),
+        }
+    }
+
+    fn serve_unix(self: &Rc<Self>, socket: UnixStream, kind: connection::Kind, on: Subsystem) {
+        let from = connection::From::Unix;
+        match on {
+            Subsystem::Http => self.spawn_connection(connection::serve(Rc::clone(self), socket, from, kind)),
+            Subsystem::Stream => self.spawn_connection(stream::serve(Rc::clone(self), socket, from, kind)),
+        }
+    }
+
+    fn spawn_connection(&self, serving: impl Future<Output = ()> + 'static) {
+        let present = self.shared.workers.enter(self.index);
+        self.spawn(async move {
+            let _present = present;
+            serving.await;
+        });
+    }
+
     /// Spawns a task that a drain waits for.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         let running = self.running();
@@ -119,11 +169,19 @@ impl Worker {
 }
 
 /// Runs a worker until a drain is done.
-pub(crate) fn run(runtime: &Runtime, shared: Arc<Shared>, listeners: Vec<Listener>, mode: watch::Receiver<Mode>) {
+pub(crate) fn run(
+    runtime: &Runtime,
+    index: usize,
+    shared: Arc<Shared>,
+    listeners: Vec<Listener>,
+    handed: mpsc::Receiver<Accepted>,
+    mode: watch::Receiver<Mode>,
+) {
     let local = LocalSet::new();
     local.block_on(runtime, async move {
         let limits = shared.generation.load().profile.settings.upstream;
         let worker = Rc::new(Worker {
+            index,
             pool: Pool::new(limits),
             plugins: Connections::new(Arc::clone(&shared.host)),
             metrics: shared.metrics.join(),
@@ -133,6 +191,7 @@ pub(crate) fn run(runtime: &Runtime, shared: Arc<Shared>, listeners: Vec<Listene
             mode: mode.clone(),
         });
         tokio::task::spawn_local(sweep(worker.pool.clone(), Arc::clone(&worker.shared)));
+        worker.spawn(take_handed(Rc::clone(&worker), handed));
         for listener in listeners {
             let worker_of_loop = Rc::clone(&worker);
             worker.spawn(accept_loop(worker_of_loop, listener));
@@ -178,6 +237,24 @@ async fn accept_loop(worker: Rc<Worker>, listener: Listener) {
     }
 }
 
+/// Serves what other workers hand on.
+async fn take_handed(worker: Rc<Worker>, mut handed: mpsc::Receiver<Accepted>) {
+    let mut mode = worker.mode.clone();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = mode.wait_for(|mode| *mode == Mode::Draining) => {
+                // What is on its way is served, and the others keep what comes after it.
+                handed.close();
+                handed.recv().await
+            }
+            accepted = handed.recv() => accepted,
+        };
+        let Some(accepted) = accepted else { return };
+        worker.serve(accepted);
+    }
+}
+
 /// Connections that a drain still takes from the kernel's queue: those clients were told that they are connected.
 const MAX_QUEUED: usize = 4096;
 
@@ -189,15 +266,7 @@ async fn accept_tcp(
 ) -> io::Result<()> {
     let mut mode = worker.mode.clone();
     let local = listener.local_addr()?;
-    let serve = |socket: TcpStream, peer| {
-        // Nagle's algorithm would hold back the end of an answer.
-        let _ = socket.set_nodelay(true);
-        let from = connection::From::Tcp { peer, local };
-        match subsystem {
-            Subsystem::Http => worker.spawn(connection::serve(Rc::clone(worker), socket, from, kind)),
-            Subsystem::Stream => worker.spawn(stream::serve(Rc::clone(worker), socket, from, kind)),
-        }
-    };
+    let serve = |socket, peer| worker.serve_tcp(socket, connection::From::Tcp { peer, local }, kind, subsystem);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -205,7 +274,16 @@ async fn accept_tcp(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, peer)) => serve(socket, peer),
+            Ok((socket, peer)) => match worker.shared.workers.better_than(worker.index) {
+                None => serve(socket, peer),
+                Some(other) => match socket.into_std() {
+                    Ok(socket) => {
+                        let socket = Socket::Tcp { socket, peer, local };
+                        worker.hand_on(other, Accepted { socket, kind, subsystem });
+                    }
+                    Err(error) => refused(&error).await,
+                },
+            },
             Err(error) => refused(&error).await,
         }
     }
@@ -226,13 +304,7 @@ async fn accept_unix(
     subsystem: Subsystem,
 ) -> io::Result<()> {
     let mut mode = worker.mode.clone();
-    let serve = |socket: UnixStream| {
-        let from = connection::From::Unix;
-        match subsystem {
-            Subsystem::Http => worker.spawn(connection::serve(Rc::clone(worker), socket, from, kind)),
-            Subsystem::Stream => worker.spawn(stream::serve(Rc::clone(worker), socket, from, kind)),
-        }
-    };
+    let serve = |socket| worker.serve_unix(socket, kind, subsystem);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -240,7 +312,13 @@ async fn accept_unix(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, _)) => serve(socket),
+            Ok((socket, _)) => match worker.shared.workers.better_than(worker.index) {
+                None => serve(socket),
+                Some(other) => match socket.into_std() {
+                    Ok(socket) => worker.hand_on(other, Accepted { socket: Socket::Unix(socket), kind, subsystem }),
+                    Err(error) => refused(&error).await,
+                },
+            },
             Err(error) => refused(&error).await,
         }
     }

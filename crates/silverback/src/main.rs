@@ -1,5 +1,6 @@
 //! The command line, and the one place where the parts are put together.
 
+mod allocator;
 mod assemble;
 mod cli;
 mod commands;
@@ -28,7 +29,7 @@ use crate::{cli::Cli, console::Console};
 
 /// A request makes and drops some hundred small values; this allocator does so in half the time of the system's.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Mimalloc = allocator::Mimalloc;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {

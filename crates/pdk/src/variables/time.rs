@@ -21,6 +21,11 @@ pub(super) fn iso8601(seconds: f64) -> String {
 
 /// `$time_local`: `31/Jan/2025:12:00:00 +0000`.
 pub(super) fn local(seconds: f64) -> String {
+    with_local(seconds, str::to_owned)
+}
+
+/// The same, lent.
+pub(super) fn with_local<T>(seconds: f64, take: impl FnOnce(&str) -> T) -> T {
     thread_local! {
         /// The second that was asked for last: a busy gateway writes many lines in each.
         static LAST: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
@@ -31,6 +36,6 @@ pub(super) fn local(seconds: f64) -> String {
             *text = zoned(seconds).strftime("%d/%b/%Y:%H:%M:%S %z").to_string();
             *second = wanted;
         }
-        text.clone()
+        take(text)
     })
 }

@@ -7,13 +7,13 @@ use std::{
 use http::{HeaderMap, HeaderValue, header};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex};
 
-use super::{Announced, HeaderCase, respell, stand_in};
+use super::{Announced, HeaderCase, RequestLooks, respell, stand_in};
 use crate::spelling::Spelling;
 
 async fn check_request(hashes: &[usize], written: &str, expect: &str) {
     let (near, mut far) = duplex(4096);
     let (mut layer, announced) = HeaderCase::requests(near);
-    announced.announce_request(hashes.to_vec(), Spelling::default());
+    announced.announce_request(RequestLooks { hashes: hashes.to_vec(), ..RequestLooks::default() });
     layer.write_all(written.as_bytes()).await.unwrap();
     drop(layer);
     let mut read = String::new();
@@ -70,7 +70,7 @@ async fn a_connection_is_flushed_when_all_of_it_is_out() {
     let (near, mut far) = duplex(8);
     let (mut layer, announced) = HeaderCase::requests(near);
     assert!(announced.is_flushed());
-    announced.announce_request(Vec::new(), Spelling::default());
+    announced.announce_request(RequestLooks::default());
     assert!(!announced.is_flushed());
     layer.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let mut cx = Context::from_waker(Waker::noop());
@@ -134,7 +134,8 @@ async fn heads_in_one_piece_are_corrected_as_often_as_announced() {
 async fn names_of_a_request_are_written_as_they_came() {
     let (near, mut far) = duplex(4096);
     let (mut layer, announced) = HeaderCase::requests(near);
-    announced.announce_request(Vec::new(), Spelling::of_head(b"GET / HTTP/1.1\r\nhost: a\r\nte: b\r\n\r\n"));
+    let spelling = Spelling::of_head(b"GET / HTTP/1.1\r\nhost: a\r\nte: b\r\n\r\n");
+    announced.announce_request(RequestLooks { spelling, ..RequestLooks::default() });
     layer.write_all(b"GET /host: HTTP/1.1\r\nX-Real-Ip: 1\r\nHost: a\r\nTe: b\r\n\r\nHost: ").await.unwrap();
     drop(layer);
     let mut read = String::new();
@@ -146,7 +147,7 @@ async fn names_of_a_request_are_written_as_they_came() {
 async fn seen(pieces: &[&str]) -> Spelling {
     let (near, mut far) = duplex(4096);
     let (mut layer, announced) = HeaderCase::requests(near);
-    announced.announce_request(Vec::new(), Spelling::default());
+    announced.announce_request(RequestLooks::default());
     for piece in pieces {
         far.write_all(piece.as_bytes()).await.unwrap();
         layer.read_exact(&mut vec![0; piece.len()]).await.unwrap();
@@ -196,4 +197,27 @@ async fn names_of_an_answer_are_written_as_they_came() {
     let mut read = String::new();
     far.read_to_string(&mut read).await.unwrap();
     assert_eq!(read, expect);
+}
+
+#[tokio::test]
+async fn lines_are_added_behind_connection() {
+    for (written, expect) in [
+        (
+            "GET / HTTP/1.1\r\nConnection: a\r\nX: Connection: b\r\n\r\nbody",
+            "GET / HTTP/1.1\r\nConnection: a\r\nA: 1\r\nX: Connection: b\r\n\r\nbody",
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: a\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nConnection: a\r\nA: 1\r\n\r\n",
+        ),
+    ] {
+        let (near, mut far) = duplex(4096);
+        let (mut layer, announced) = HeaderCase::requests(near);
+        announced.announce_request(RequestLooks { lines: b"A: 1\r\n".to_vec(), ..RequestLooks::default() });
+        layer.write_all(written.as_bytes()).await.unwrap();
+        drop(layer);
+        let mut read = String::new();
+        far.read_to_string(&mut read).await.unwrap();
+        assert_eq!(read, expect);
+    }
 }

@@ -172,7 +172,7 @@ mod tests {
     use super::{Key, Pool};
     use crate::{
         body::{FileBody, Progress, UpstreamRequestBody},
-        spelling::Spelling,
+        header_case::RequestLooks,
         upstream::connect::http1_handshake,
     };
 
@@ -197,7 +197,7 @@ mod tests {
             .unwrap();
         let (near, mut far) = duplex(1024);
         let mut connection = http1_handshake(near, 0).await.unwrap();
-        connection.wire.announce_request(Vec::new(), Spelling::default());
+        connection.wire.announce_request(RequestLooks::default());
         let answer = connection.sender.send_request(request);
         let answering = async {
             // The body is taken to its end, and is not out: the answer comes between the two.
@@ -222,7 +222,7 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(60), sent).await.unwrap();
         pool.put(key.clone(), connection);
         let connection = pool.take(&key).unwrap();
-        connection.wire.announce_request(Vec::new(), Spelling::default());
+        connection.wire.announce_request(RequestLooks::default());
         pool.put(key.clone(), connection);
         assert!(pool.take(&key).is_none());
         reading.abort();

@@ -299,17 +299,19 @@ async fn over_http1(
         None => (open_http1(flight, tls, &key, connect_timeout).await.map_err(unsent)?, false),
     };
     if reused {
+        // The pool has seen that it is ready.
         connected(flight, 0.0);
-    }
-    match tokio::time::timeout(connect_timeout, connection.sender.ready()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(Failed { why: SendFailure::Exchange(error), sent: false, reused }),
-        Err(_) => return Err(Failed { why: SendFailure::Timeout, sent: false, reused }),
+    } else {
+        match tokio::time::timeout(connect_timeout, connection.sender.ready()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(Failed { why: SendFailure::Exchange(error), sent: false, reused }),
+            Err(_) => return Err(Failed { why: SendFailure::Timeout, sent: false, reused }),
+        }
     }
     let head = UpstreamHead::of(flight, forwarded, host).map_err(unwritable)?;
     let (body, progress) = body(flight).await.map_err(unspooled)?;
-    let (request, hashes) = head.into_http1(body).map_err(unwritable)?;
-    connection.wire.announce_request(hashes, flight.spelling.clone());
+    let (request, looks) = head.into_http1(flight, forwarded, body).map_err(unwritable)?;
+    connection.wire.announce_request(looks);
     connection.served += 1;
     let (response, read_timeout) =
         exchanged(flight, connection.sender.try_send_request(request), progress, reused).await?;
@@ -345,7 +347,7 @@ async fn over_http2(
     }
     let head = UpstreamHead::of(flight, forwarded, host).map_err(unwritable)?;
     let (body, progress) = body(flight).await.map_err(unspooled)?;
-    let request = head.into_http2(key.tls.is_some(), body).map_err(unwritable)?;
+    let request = head.into_http2(flight, forwarded, key.tls.is_some(), body).map_err(unwritable)?;
     let exchanging = stream.sender.try_send_request(request);
     match exchanged(flight, exchanging, progress, reused).await {
         Ok((response, read_timeout)) => {
@@ -516,12 +518,17 @@ fn host_header(chosen: &str, address: &Address, upstream: Option<&Upstream>, sec
         return host.clone();
     }
     let default_port = if secure { 443 } else { 80 };
-    let host = if address.host.contains(':') && !address.host.starts_with('[') {
-        format!("[{}]", address.host)
+    let mut host = String::with_capacity(address.host.len() + 8);
+    if address.host.contains(':') && !address.host.starts_with('[') {
+        host.extend(["[", &address.host, "]"]);
     } else {
-        address.host.clone()
-    };
-    if address.port == default_port { host } else { format!("{host}:{}", address.port) }
+        host.push_str(&address.host);
+    }
+    if address.port != default_port {
+        host.push(':');
+        host.push_str(&address.port.to_string());
+    }
+    host
 }
 
 /// The body for one attempt: what was read can be sent again, what still comes from the client only once.
