@@ -87,6 +87,14 @@ impl SendFailure {
         }
     }
 
+    /// What nginx counts it as, when it tries again or gives up (`ngx_http_upstream_next`).
+    const fn code(&self) -> u16 {
+        match self {
+            Self::Timeout | Self::Connect(ConnectError::Timeout) => 504,
+            _ => 502,
+        }
+    }
+
     /// What it says of the target's health.
     const fn outcome(&self) -> Option<Outcome> {
         match self {
@@ -179,7 +187,7 @@ pub(crate) async fn send(
             Err(failed) => failed,
         };
         if let Some(attempt) = flight.exchange.upstream.tries.last_mut() {
-            attempt.failure = Some(failed.why.to_string());
+            attempt.failure = Some(failed.why.code());
         }
         // A body that comes from the client is there as long as nothing of it was taken.
         let whole = !matches!(flight.exchange.request.body, RequestBody::Unread);
