@@ -146,6 +146,21 @@ struct Failed {
     reused: bool,
 }
 
+impl Failed {
+    /// The upstream ended a connection that had been idle before it answered anything: it is no failure to connect.
+    fn was_idle(&self) -> bool {
+        self.reused && matches!(&self.why, SendFailure::Exchange(error) if is_lost(error))
+    }
+}
+
+/// Whether a connection ended, as against an answer that was wrong.
+fn is_lost(error: &hyper::Error) -> bool {
+    error.is_incomplete_message()
+        || error.is_closed()
+        || error.is_canceled()
+        || std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
+}
+
 /// Sends the request, to another target where one fails, as often as the service's `retries` allow.
 pub(crate) async fn send(
     flight: &mut Flight,
@@ -201,7 +216,7 @@ pub(crate) async fn send(
                 _ => false,
             };
         if !repeatable {
-            report_last(&mut attempts, &failed.why);
+            report_last(&mut attempts, &failed);
             return Err(failed.why);
         }
         if failed.reused && stale < 3 {
@@ -211,10 +226,12 @@ pub(crate) async fn send(
             continue;
         }
         if retries == 0 {
-            report_last(&mut attempts, &failed.why);
+            report_last(&mut attempts, &failed);
             return Err(failed.why);
         }
-        if let Some(outcome) = failed.why.outcome() {
+        if !failed.was_idle()
+            && let Some(outcome) = failed.why.outcome()
+        {
             attempts.report(outcome);
         }
         retries -= 1;
@@ -228,11 +245,13 @@ pub(crate) async fn send(
 }
 
 /// Kong counts the failure that ends a request by the status that the client gets.
-fn report_last(attempts: &mut Attempts<'_>, why: &SendFailure) {
-    if let Some(outcome) = why.outcome() {
-        attempts.report(outcome);
+fn report_last(attempts: &mut Attempts<'_>, failed: &Failed) {
+    if let Some(outcome) = failed.why.outcome() {
+        if !failed.was_idle() {
+            attempts.report(outcome);
+        }
         if outcome == Outcome::TcpFailure {
-            attempts.report(Outcome::Status(why.status()));
+            attempts.report(Outcome::Status(failed.why.status()));
         }
     }
 }
@@ -299,7 +318,7 @@ async fn over_http1(
     connect_timeout: Duration,
 ) -> Result<Upstreamed, Failed> {
     let pool = flight.worker.pool.under(flight.profile.settings.upstream);
-    let (mut connection, reused) = match pool.take(&key) {
+    let (mut connection, reused) = match idle(flight, &pool, &key, head).await {
         Some(connection) => (connection, true),
         None => (open_http1(flight, tls, &key, connect_timeout).await.map_err(unsent)?, false),
     };
@@ -321,6 +340,22 @@ async fn over_http1(
         return Err(Failed { why: SendFailure::Framing(wrong), sent: true, reused: false });
     }
     Ok(Upstreamed { response, lease: Lease::Http1 { pool, key, connection }, read_timeout })
+}
+
+/// An idle connection. For a request that goes out only once, it is one that the upstream has not closed by now.
+async fn idle(flight: &Flight, pool: &Pool, key: &Key, head: &UpstreamHead) -> Option<Connection> {
+    let only_once = !is_idempotent(&head.method) || matches!(flight.exchange.request.body, RequestBody::Unread);
+    loop {
+        let connection = pool.take(key)?;
+        if !only_once {
+            return Some(connection);
+        }
+        // What has arrived is looked at before this goes on: that of sockets, and then hyper's tasks.
+        tokio::task::yield_now().await;
+        if !connection.sender.is_closed() {
+            return Some(connection);
+        }
+    }
 }
 
 async fn over_http2(
