@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     Ask, Outcome, ResolveError, Resolver,
-    cache::State,
+    cache::{Capacity, State},
     hosts::Hosts,
     lookup::{Found, Rules},
     resolv_conf::ResolvConf,
@@ -36,6 +36,10 @@ const LOOK_AT_FILES: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(1);
 /// The longest time between two look-ups of a name that is to be kept fresh and fails: Kong's `REQUERY_INTERVAL`.
 const LONGEST_REST: Duration = Duration::from_secs(30);
+/// Records that there may be in the cache for each name that there may be: few names stand for more than some.
+const RECORDS_PER_NAME: usize = 16;
+/// And in any case: some answers as large as they can be.
+const LEAST_RECORDS: usize = 16 * 1024;
 /// How long before its end an answer in use is asked for again, at most.
 const AHEAD: Duration = Duration::from_secs(2);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -150,6 +154,7 @@ pub(super) async fn run(resolver: Resolver, mut asked: mpsc::Receiver<Ask>) {
             }
             Ok(()) = watched.changed() => {
                 let names = watched.borrow_and_update().clone();
+                keeper.resolver.0.cache.kept_has_changed();
                 let now = Instant::now();
                 for name in names.iter() {
                     // What failed some time ago may be there by now.
@@ -267,9 +272,13 @@ impl Keeper {
         });
     }
 
-    /// Names that there may be in the cache: those of targets are in it besides the others.
-    fn capacity(&self) -> usize {
-        self.rules.settings.cache_size.saturating_add(self.resolver.0.watched.borrow().len())
+    /// What there may be in the cache: the names of targets are in it besides the others.
+    fn capacity(&self) -> Capacity {
+        let size = self.rules.settings.cache_size;
+        Capacity {
+            names: size.saturating_add(self.resolver.0.watched.borrow().len()),
+            records: size.saturating_mul(RECORDS_PER_NAME).max(LEAST_RECORDS),
+        }
     }
 
     fn looked_up(&mut self, name: &Arc<str>, own: Waiters, found: Result<Found, ResolveError>) {
@@ -301,12 +310,12 @@ impl Keeper {
         let capacity = self.capacity();
         let names = self.resolver.0.watched.borrow().clone();
         let is_news = self.resolver.0.cache.store(name, state, capacity, |name| names.contains(name));
-        if self.last.len().max(self.failing.len()) > capacity.saturating_mul(2) {
+        if self.last.len().max(self.failing.len()) > capacity.names.saturating_mul(2) {
             self.last.clear();
             self.failing.clear();
         }
         self.due.push(Reverse((refresh_at(now, expires).max(again), Arc::clone(name))));
-        self.bound_queue(capacity);
+        self.bound_queue(capacity.names);
         // What was stored may have kept the identity of what was there.
         let outcome = self.resolver.0.cache.state(name).map_or(outcome, |state| state.outcome.clone());
         for tell in own.into_iter().chain(self.wanted.remove(name).unwrap_or_default().waiters) {
