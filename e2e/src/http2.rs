@@ -24,6 +24,27 @@ pub struct Http2Response {
     pub trailers: HeaderMap,
 }
 
+/// A request of which only a part was sent.
+pub struct Begun {
+    response: h2::client::ResponseFuture,
+    body: h2::SendStream<Bytes>,
+}
+
+impl Begun {
+    /// The status of the answer, for which the rest is not sent.
+    pub async fn status(self) -> u16 {
+        let Self { response, body } = self;
+        let status = within("an HTTP/2 answer", response).await.unwrap().status().as_u16();
+        drop(body);
+        status
+    }
+
+    /// Resets its stream. What the client's machine has not sent by then is dropped.
+    pub fn reset(mut self, reason: h2::Reason) {
+        self.body.send_reset(reason);
+    }
+}
+
 impl Http2 {
     pub(crate) async fn open(address: SocketAddr) -> Self {
         Self::handshake(Box::new(within("a connection", TcpStream::connect(address)).await.unwrap())).await
@@ -65,6 +86,18 @@ impl Http2 {
             }
             let trailers = incoming.trailers().await.unwrap().unwrap_or_default();
             Http2Response { status: parts.status.as_u16(), headers: parts.headers, body, trailers }
+        })
+        .await
+    }
+
+    /// Sends a request with a part of its body.
+    pub async fn begin(&mut self, request: Request<Vec<u8>>) -> Begun {
+        within("an HTTP/2 request", async {
+            let (parts, part) = request.into_parts();
+            let mut ready = self.requests.clone().ready().await.unwrap();
+            let (response, mut body) = ready.send_request(Request::from_parts(parts, ()), false).unwrap();
+            body.send_data(part.into(), false).unwrap();
+            Begun { response, body }
         })
         .await
     }

@@ -200,6 +200,15 @@ impl Trial {
         directory.join(Path::new(self.source()).file_name().unwrap())
     }
 
+    /// The server that ends at once, with a complaint, as long as `file` does not exist.
+    pub fn crashing_until(self, file: &Path) -> PluginServer {
+        let mut server = PluginServer::from(self);
+        let complaint = "echo 'cannot find module left-pad' >&2; exit 1";
+        server.prelude = Some(format!("[ -e '{}' ] || {{ {complaint}; }}", file.display()));
+        server.starts_at_once = false;
+        server
+    }
+
     /// The server that does not begin before `file` exists.
     pub fn held_until(self, file: &Path) -> PluginServer {
         let mut server = PluginServer::from(self);

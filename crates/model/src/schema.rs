@@ -45,7 +45,6 @@ pub struct Field {
     referenceable: bool,
     /// Set by the gateway: its absence is no error.
     auto: bool,
-    unique: bool,
     /// Constraints in Kong's order.
     rules: Vec<Rule>,
     /// Text to give instead of a constraint's own.
@@ -102,11 +101,6 @@ impl Record {
 }
 
 impl Field {
-    /// Whether no two entities may have the same value here.
-    pub const fn is_unique(&self) -> bool {
-        self.unique
-    }
-
     /// Whether the value may be a vault reference.
     pub const fn is_referenceable(&self) -> bool {
         self.referenceable

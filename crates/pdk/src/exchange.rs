@@ -404,8 +404,9 @@ pub struct Try {
     /// Seconds since 1970.
     pub started: f64,
     pub connect_ms: Option<f64>,
-    /// `None` for the one that answered.
-    pub failure: Option<String>,
+    /// What nginx counts it as where it came to nothing: 504 for one that took too long, else 502. `None` for the one that
+    /// answered.
+    pub failure: Option<u16>,
 }
 
 #[derive(Clone, Debug)]

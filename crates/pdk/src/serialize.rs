@@ -141,10 +141,9 @@ fn http_latencies(exchange: &Exchange) -> Value {
 fn common(exchange: &Exchange) -> Fields {
     let matched = exchange.matched.as_ref();
     let service = matched.and_then(|matched| matched.service.as_ref());
-    let tries = &exchange.upstream.tries;
     let fields: [(&str, Value); 9] = [
         // Kong makes the list when a request is routed.
-        ("tries", matched.map_or(Value::Nil, |_| Value::List(tries.iter().map(attempt).collect()))),
+        ("tries", matched.map_or(Value::Nil, |_| tries(exchange))),
         ("authenticated_entity", authenticated_entity(exchange)),
         ("route", matched.map_or(Value::Nil, |matched| entities::route(&matched.route))),
         ("service", service.map_or(Value::Nil, |service| entities::service(service))),
@@ -162,7 +161,21 @@ fn as_written(given: Option<&Value>) -> Option<Value> {
     given.and_then(|given| lua::encodable(given).ok())
 }
 
-fn attempt(attempt: &Try) -> Value {
+fn tries(exchange: &Exchange) -> Value {
+    let tries = exchange.upstream.tries.iter().enumerate();
+    let is_last = |at| at + 1 == exchange.upstream.tries.len() && exchange.subsystem == Subsystem::Http;
+    let code = |at, attempt: &Try| if is_last(at) { last_failure(exchange) } else { attempt.failure };
+    Value::List(tries.map(|(at, tried)| attempt(tried, code(at, tried))).collect())
+}
+
+/// The last attempt of a request has failed for Kong where the status says so and no other was left (its runloop's
+/// `header_filter`); of those before, nginx says how they failed.
+fn last_failure(exchange: &Exchange) -> Option<u16> {
+    let status = exchange.service_response.as_ref().map(|response| response.status).or(exchange.response.status)?;
+    (status > 499 && exchange.upstream.tries.len() as u64 > u64::from(exchange.upstream.retries)).then_some(status)
+}
+
+fn attempt(attempt: &Try, failure: Option<u16>) -> Value {
     let latency = attempt.connect_ms.unwrap_or(0.0);
     let mut fields = vec![
         ("balancer_start".to_owned(), lua::from_number((attempt.started * 1000.0).floor())),
@@ -172,9 +185,9 @@ fn attempt(attempt: &Try) -> Value {
         ("balancer_latency".to_owned(), lua::from_number(latency.floor())),
         ("balancer_latency_ns".to_owned(), lua::from_number((latency * 1e6).floor())),
     ];
-    if attempt.failure.is_some() {
+    if let Some(code) = failure {
         fields.push(("state".to_owned(), "failed".into()));
-        fields.push(("code".to_owned(), Value::Int(502)));
+        fields.push(("code".to_owned(), i64::from(code).into()));
     }
     Value::Map(fields)
 }
@@ -291,5 +304,36 @@ mod tests {
             edit(&mut root, "t.x", &Value::Int(1), SerializeMode::Set).unwrap_err(),
             "The key 't.x' could not be used as a serialize value. Subkey 't' is not a table. It's x"
         );
+    }
+
+    #[test]
+    fn attempts_tell_how_they_failed() {
+        let mut exchange = crate::testing::http_exchange();
+        let attempt = exchange.upstream.tries[0].clone();
+        // Each attempt's failure, retries, the status of the answer; and the code of each.
+        for (failures, retries, status, expect) in [
+            (vec![Some(502), None], 5, 200, vec![Some(502), None]),
+            (vec![Some(504), Some(502), None], 5, 200, vec![Some(504), Some(502), None]),
+            (vec![Some(504), Some(504)], 1, 504, vec![Some(504), Some(504)]),
+            // It was not tried again, though it could have been.
+            (vec![Some(502)], 5, 502, vec![None]),
+            // The answer of an upstream.
+            (vec![None], 0, 503, vec![Some(503)]),
+            (vec![None], 0, 499, vec![None]),
+        ] {
+            exchange.upstream.retries = retries;
+            exchange.service_response.as_mut().unwrap().status = status;
+            exchange.upstream.tries = failures.iter().map(|&failure| Try { failure, ..attempt.clone() }).collect();
+            let Value::List(shown) = tries(&exchange) else { panic!("no list") };
+            let field = |attempt: &Value, name: &str| {
+                let Value::Map(fields) = attempt else { panic!("no map: {attempt:?}") };
+                fields.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone())
+            };
+            for (attempt, code) in shown.iter().zip(&expect) {
+                assert_eq!(field(attempt, "code"), code.map(|code| Value::Int(i64::from(code))), "{failures:?}");
+                assert_eq!(field(attempt, "state"), code.map(|_| "failed".into()), "{failures:?}");
+            }
+            assert_eq!(shown.len(), expect.len());
+        }
     }
 }

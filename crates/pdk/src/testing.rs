@@ -153,7 +153,7 @@ pub fn http_exchange() -> Exchange {
         connect_ms: Some(1.0),
         failure,
     };
-    exchange.upstream.tries = vec![attempt("10.1.1.1", 80, Some("refused".to_owned())), attempt("10.1.1.2", 81, None)];
+    exchange.upstream.tries = vec![attempt("10.1.1.1", 80, Some(502)), attempt("10.1.1.2", 81, None)];
     exchange
 }
 

@@ -301,7 +301,7 @@ fn tries<'a>(exchange: &Exchange, show: impl Fn(&Try) -> String) -> Option<Cow<'
 fn upstream_status<'a>(exchange: &Exchange) -> Option<Cow<'a, [u8]>> {
     let status = exchange.service_response.as_ref().map(|response| response.status);
     let answer = status.or(exchange.response.status).unwrap_or(502);
-    tries(exchange, |attempt| if attempt.failure.is_some() { 502 } else { answer }.to_string())
+    tries(exchange, |attempt| attempt.failure.unwrap_or(answer).to_string())
         .or_else(|| status.and_then(|status| text(status.to_string())))
 }
 

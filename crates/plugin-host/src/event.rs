@@ -30,7 +30,7 @@ use crate::{
     instance::NotStarted,
     life::Life,
     metrics::Counted,
-    server::{MAX_PARKED, Server},
+    server::{MAX_PARKED, Server, Unready},
     start,
 };
 
@@ -177,7 +177,8 @@ impl Connections {
         };
         let open = |what: &str, Open { failures }| format!("{what} {failures} times in a row: it is not tried now");
         let unready = match server.unready.pass() {
-            Err(broken) if !server.is_ready() => {
+            // why it is not ready says more than that it was not
+            Err(broken) if !server.is_ready() && server.crashing().is_none() => {
                 return not_run(FailureKind::BreakerOpen, open("its server was not ready in time", broken));
             }
             pass => pass.ok(),
@@ -218,8 +219,8 @@ impl Connections {
         loop {
             let lease = match server.lease(give_up).await {
                 Ok(lease) => lease,
-                Err(state) => {
-                    let message = unavailable(server, state);
+                Err(why) => {
+                    let message = unavailable(server, &why);
                     return Err(self.failure(instance, None, phase, FailureKind::Unavailable, message).await);
                 }
             };
@@ -238,7 +239,7 @@ impl Connections {
                     continue;
                 }
                 Err(NotStarted::Gone(_)) => {
-                    let message = unavailable(server, server.state());
+                    let message = unavailable(server, &Unready::Not(server.state()));
                     return Err(self.failure(instance, Some(life), phase, FailureKind::Unavailable, message).await);
                 }
             };
@@ -395,11 +396,14 @@ impl Connections {
     }
 }
 
-fn unavailable(server: &Server, state: ServerState) -> String {
-    match state {
-        ServerState::Draining => "the server is being stopped".to_owned(),
-        ServerState::Dead => "the server is stopped".to_owned(),
-        _ => format!(
+fn unavailable(server: &Server, why: &Unready) -> String {
+    match why {
+        Unready::Crashing(reason) => {
+            format!("the server does not come up, again and again; its last process: {reason}")
+        }
+        Unready::Not(ServerState::Draining) => "the server is being stopped".to_owned(),
+        Unready::Not(ServerState::Dead) => "the server is stopped".to_owned(),
+        Unready::Not(_) => format!(
             "the server was not ready within {} s: nothing answers at {}",
             server.deadlines.ready.as_secs(),
             server.settings.socket.display()

@@ -37,6 +37,7 @@ mod start;
 mod status;
 mod supervisor;
 mod usage;
+mod words;
 
 pub use event::{Connections, EventEnd, Pdk, Reply};
 pub use failure::{EventFailure, FailureKind};
@@ -50,6 +51,7 @@ pub use silverback_protocol::dump::{Error as DumpError, PluginInfo, WireProtocol
 pub use sources::Sources;
 pub use status::{BreakerState, ProcessStatus, ServerStatus};
 pub use usage::Usage;
+pub use words::Words;
 
 use std::time::Duration;
 

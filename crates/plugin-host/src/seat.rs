@@ -24,6 +24,9 @@ const STABLE: Duration = Duration::from_secs(30);
 /// So many processes in a row that ended soon are a crash loop.
 const CRASH_LOOP: u32 = 5;
 
+/// So many processes in a row that ended before they could serve: requests do not wait for the next one.
+const HOPELESS: u32 = 3;
+
 /// How long a renewal is put off that came to nothing.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(30);
 
@@ -48,6 +51,8 @@ pub(crate) enum Event {
     Up,
     /// It came to nothing.
     Failed,
+    /// It came to nothing by itself: it could not be started, or ended before it could serve.
+    Crashed,
     /// The process that served is gone.
     Ended,
     /// The process that serves has done its share.
@@ -81,6 +86,8 @@ pub(crate) struct Seat {
     pause: Duration,
     /// Processes in a row that ended soon, or never served.
     row: u32,
+    /// Processes in a row that ended by themselves before they could serve.
+    crashes: u32,
     /// Whether the last process that is gone served.
     served: bool,
     /// When the process that serves began to.
@@ -92,7 +99,16 @@ pub(crate) struct Seat {
 impl Seat {
     /// A seat whose first process is to be begun.
     pub(crate) const fn new(backoff: RestartBackoff) -> Self {
-        Self { state: State::Starting, backoff, pause: Duration::ZERO, row: 0, served: false, up: None, renewal: None }
+        Self {
+            state: State::Starting,
+            backoff,
+            pause: Duration::ZERO,
+            row: 0,
+            crashes: 0,
+            served: false,
+            up: None,
+            renewal: None,
+        }
     }
 
     pub(crate) const fn state(&self) -> State {
@@ -107,6 +123,11 @@ impl Seat {
     /// Whether the next process can be expected to come up: the last one did, and it is no crash loop.
     pub(crate) const fn is_promising(&self) -> bool {
         self.served && self.row <= CRASH_LOOP
+    }
+
+    /// Whether nobody should wait for the next process: so many have ended before they could serve.
+    pub(crate) const fn is_hopeless(&self) -> bool {
+        self.crashes >= HOPELESS
     }
 
     /// What others see of it.
@@ -142,6 +163,7 @@ impl Seat {
             (_, Event::Stop) => (State::Ended, Step::End),
             (State::Starting, Event::Up) => {
                 self.up = Some(now);
+                self.crashes = 0;
                 (State::Ready, Step::Admit)
             }
             (State::Renewing, Event::Up) => {
@@ -149,7 +171,7 @@ impl Seat {
                 self.renewal = None;
                 (State::Ready, Step::Shift)
             }
-            (State::Renewing, Event::Failed) => {
+            (State::Renewing, Event::Failed | Event::Crashed) => {
                 self.renewal = Some(now + RENEWAL_PAUSE);
                 (State::Ready, Step::Nothing)
             }
@@ -157,8 +179,11 @@ impl Seat {
                 self.count(now);
                 (State::Starting, Step::Nothing)
             }
-            (State::Starting, Event::Failed) if last => (State::Ended, Step::End),
-            (State::Starting, Event::Failed) | (State::Ready, Event::Ended) => {
+            (State::Starting, Event::Failed | Event::Crashed) if last => (State::Ended, Step::End),
+            (State::Starting, Event::Failed | Event::Crashed) | (State::Ready, Event::Ended) => {
+                if event == Event::Crashed {
+                    self.crashes = self.crashes.saturating_add(1);
+                }
                 let pause = self.count(now);
                 if pause.is_zero() { (State::Starting, Step::Begin) } else { (State::Backoff, Step::Pause(pause)) }
             }
@@ -285,6 +310,23 @@ mod tests {
         check(&[Up, Ended, Up, Ended], true);
         let crashes = [Up, Ended, PauseOver].repeat(6);
         check(&crashes, false);
+    }
+
+    #[test]
+    fn what_crashes_again_and_again_before_it_serves_is_not_waited_for() {
+        use Event::{Crashed, Ended, Failed, PauseOver, RenewalDue, Up};
+        let check = |events: &[Event], expect| assert_eq!(after(events).0.is_hopeless(), expect, "{events:?}");
+        check(&[Crashed, Crashed, PauseOver], false);
+        check(&[Crashed, Crashed, PauseOver, Crashed], true);
+        // the next one is begun, and is not waited for either
+        check(&[Crashed, Crashed, PauseOver, Crashed, PauseOver], true);
+        check(&[Crashed, Crashed, PauseOver, Crashed, PauseOver, Up], false);
+        check(&[Crashed, Crashed, PauseOver, Up, Ended, PauseOver, Crashed], false);
+        // it may just be slow
+        check(&[Failed, Failed, PauseOver, Failed, PauseOver, Failed], false);
+        check(&[Crashed, Crashed, PauseOver, Failed, PauseOver, Crashed], true);
+        // another one serves
+        check(&[Up, RenewalDue, Crashed, RenewalDue, Crashed, RenewalDue, Crashed], false);
     }
 
     #[test]

@@ -74,8 +74,8 @@ pub(crate) struct Server {
     stop: watch::Sender<Option<Stop>>,
     /// By plugin and configuration.
     instances: Mutex<HashMap<(String, String), Weak<Instance>>>,
-    /// The process that was started last, for the report of a failure when none runs.
-    last_process: Mutex<Option<Arc<Process>>>,
+    /// The process that was started last and the one before it, for the report of a failure when none runs.
+    last_processes: Mutex<[Option<Arc<Process>>; 2]>,
     metrics: Arc<Registry>,
     /// What took its place.
     successor: OnceLock<Option<Arc<Self>>>,
@@ -98,6 +98,17 @@ struct Seat {
     process: Option<Arc<Process>>,
     /// Why it is empty.
     reason: Option<String>,
+    /// So many processes have ended in it before they could serve that nobody is to wait for the next one.
+    hopeless: bool,
+}
+
+/// Why no process takes an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unready {
+    /// None was ready in time; or this is what the server does instead.
+    Not(ServerState),
+    /// They end before they can serve, one after another: why the last one did.
+    Crashing(String),
 }
 
 /// Handlers given up that may run on in a process. Where there are more, it counts as hung.
@@ -125,7 +136,7 @@ impl Server {
             changes: watch::Sender::new(()),
             stop: watch::Sender::new(None),
             instances: Mutex::default(),
-            last_process: Mutex::new(None),
+            last_processes: Mutex::default(),
             successor: OnceLock::new(),
             metrics: Arc::default(),
         }
@@ -164,8 +175,8 @@ impl Server {
         }
     }
 
-    /// Waits until a process is ready; `Err` with what the server does instead.
-    pub(crate) async fn lease(&self, deadline: Instant) -> Result<Lease, ServerState> {
+    /// Waits until a process is ready, if one can be expected to be.
+    pub(crate) async fn lease(&self, deadline: Instant) -> Result<Lease, Unready> {
         let mut changes: Option<watch::Receiver<()>> = None;
         loop {
             if let Some(receiver) = &mut changes {
@@ -176,7 +187,10 @@ impl Server {
             }
             let state = self.state();
             if matches!(state, ServerState::Draining | ServerState::Dead) {
-                return Err(state);
+                return Err(Unready::Not(state));
+            }
+            if let Some(reason) = self.crashing() {
+                return Err(Unready::Crashing(reason));
             }
             // what changed before it was listened for would be missed
             let Some(receiver) = &mut changes else {
@@ -185,10 +199,16 @@ impl Server {
             };
             match timeout_at(deadline, receiver.changed()).await {
                 Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(ServerState::Dead),
-                Err(_) => return Err(self.state()),
+                Ok(Err(_)) => return Err(Unready::Not(ServerState::Dead)),
+                Err(_) => return Err(Unready::Not(self.state())),
             }
         }
+    }
+
+    /// Why its processes end before they can serve, if all of them do so again and again.
+    pub(crate) fn crashing(&self) -> Option<String> {
+        let seats = self.lock_seats();
+        seats.iter().all(|seat| seat.hopeless).then(|| seats.iter().find_map(|seat| seat.reason.clone()))?
     }
 
     /// Whether events can run.
@@ -229,11 +249,20 @@ impl Server {
         self.changes.send_replace(());
     }
 
+    /// Told by the supervisor of a seat, before it says where the seat is: whether the next process is to be waited for.
+    pub(crate) fn set_hopeless(&self, index: usize, hopeless: bool) {
+        if let Some(seat) = self.lock_seats().get_mut(index) {
+            seat.hopeless = hopeless;
+        }
+    }
+
     pub(crate) fn set_process(&self, index: usize, process: &Arc<Process>) {
         if let Some(seat) = self.lock_seats().get_mut(index) {
             seat.process = Some(Arc::clone(process));
         }
-        *self.last_process.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(process));
+        let mut processes = self.last_processes.lock().unwrap_or_else(PoisonError::into_inner);
+        let [last, before] = &mut *processes;
+        *before = last.replace(Arc::clone(process));
     }
 
     /// A process came up within this time.
@@ -248,9 +277,11 @@ impl Server {
         (milliseconds > 0).then(|| Duration::from_millis(milliseconds))
     }
 
-    /// The process that was started last.
+    /// The process that was started last; where they crash one after another, the last that did.
     pub(crate) fn last_process(&self) -> Option<Arc<Process>> {
-        self.last_process.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let [last, before] = self.last_processes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let runs = last.as_ref().is_some_and(|last| last.end().is_none());
+        if runs && before.is_some() && self.crashing().is_some() { before } else { last }
     }
 
     /// A life begins: it gets events from now on.
@@ -416,5 +447,50 @@ impl Server {
             breaker: breaker.unwrap_or_default(),
             processes,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_waited_for_as_long_as_one_of_its_seats_is() {
+        let mut settings = PluginServer::new("s", "", "");
+        settings.start_cmd = Some("false".to_owned());
+        settings.process.workers = 2;
+        let deadlines = Deadlines::of(&settings);
+        let offer = Offer {
+            server: "s".to_owned(),
+            protocol: WireProtocol::MsgPack,
+            socket: None,
+            plugins: Vec::new(),
+            complaints: Vec::new(),
+        };
+        let server = Server::new(settings, &offer, deadlines, false);
+        let crash = |index| {
+            server.set_hopeless(index, true);
+            server.set_seat(index, ServerState::Backoff, Some(format!("ended {index}")));
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let lease = || server.lease(Instant::now() + deadlines.ready);
+            crash(0);
+            assert_eq!(lease().await.err(), Some(Unready::Not(ServerState::Backoff)));
+            crash(1);
+            assert_eq!(lease().await.err(), Some(Unready::Crashing("ended 0".to_owned())));
+            // those who wait already get to know
+            server.set_hopeless(1, false);
+            let waits = async {
+                tokio::task::yield_now().await;
+                crash(1);
+            };
+            let begun = Instant::now();
+            let (lease, ()) = tokio::join!(lease(), waits);
+            assert_eq!(lease.err(), Some(Unready::Crashing("ended 0".to_owned())));
+            assert_eq!(begun.elapsed(), Duration::ZERO);
+            server.set_hopeless(0, false);
+            assert_eq!(server.crashing(), None);
+        });
     }
 }

@@ -10,6 +10,8 @@ use std::{
 
 use silverback_config::settings::PluginServer;
 
+use crate::Words;
+
 /// Files that are looked at.
 const MAX_FILES: usize = 4096;
 
@@ -47,7 +49,7 @@ impl Sources {
             let here = || (name == "PWD").then(|| directory.display().to_string());
             given.or_else(here).or_else(|| env::var(name).ok())
         };
-        for word in words(line, variable) {
+        for word in Words::split(line, variable).words {
             let assigns = word.split_once('=').is_some_and(|(name, _)| !name.starts_with(['-', '/', '.']));
             if is_program && (assigns || matches!(word.as_str(), "env" | "exec" | "nice" | "nohup")) {
                 continue;
@@ -122,42 +124,6 @@ fn ending(path: &Path) -> Option<&'static str> {
     CODE.into_iter().find(|code| *code == ending)
 }
 
-/// The words of a command line, quotes taken away and variables replaced. What else a shell knows (lists, patterns) is
-/// not understood.
-fn words(line: &str, variable: impl Fn(&str) -> Option<String>) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quote = None;
-    let mut chars = line.chars().peekable();
-    while let Some(c) = chars.next() {
-        match (quote, c) {
-            (Some(open), c) if c == open => quote = None,
-            (Some('\''), c) => word.get_or_insert_default().push(c),
-            (_, '\\') => word.get_or_insert_default().extend(chars.next()),
-            (_, '$') => {
-                let in_braces = chars.next_if_eq(&'{').is_some();
-                let mut name = String::new();
-                while let Some(c) = chars.next_if(|c| c.is_ascii_alphanumeric() || *c == '_') {
-                    name.push(c);
-                }
-                if in_braces {
-                    chars.next_if_eq(&'}');
-                }
-                word.get_or_insert_default().push_str(&variable(&name).unwrap_or_default());
-            }
-            (Some(_), c) => word.get_or_insert_default().push(c),
-            (None, '\'' | '"') => {
-                quote = Some(c);
-                word.get_or_insert_default();
-            }
-            (None, c) if c.is_whitespace() => words.extend(word.take()),
-            (None, c) => word.get_or_insert_default().push(c),
-        }
-    }
-    words.extend(word);
-    words
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::write;
@@ -165,18 +131,6 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-
-    #[test]
-    fn words_are_those_of_a_shell() {
-        let check = |line: &str, expect: &[&str]| {
-            assert_eq!(words(line, |name| (name == "HERE").then(|| "/here".to_owned())), expect, "{line}");
-        };
-        check("env A=b  python x.py", &["env", "A=b", "python", "x.py"]);
-        check("'a b' \"c d\"e f\\ g ''", &["a b", "c de", "f g", ""]);
-        check(r#""a \" b" 'c \ d'"#, &[r#"a " b"#, r"c \ d"]);
-        check(r#"$HERE/a "${HERE}b" '$HERE' \$HERE $NOWHERE/c"#, &["/here/a", "/hereb", "$HERE", "$HERE", "/c"]);
-        check("", &[]);
-    }
 
     #[test]
     fn what_a_command_names_is_seen_to_change() {

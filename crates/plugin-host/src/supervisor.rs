@@ -108,6 +108,16 @@ enum Stillborn {
     Stopped,
 }
 
+impl Stillborn {
+    /// Whether it went down by itself, rather than took too long, or was ended.
+    const fn is_crash(&self) -> bool {
+        match self {
+            Self::NotStarted(_) | Self::Ended(_) | Self::NotFound(..) | Self::Socket(_) => true,
+            Self::Silent(..) | Self::GaveWay | Self::Stopped => false,
+        }
+    }
+}
+
 type Coming = Pin<Box<dyn Future<Output = Result<Running, Stillborn>> + Send>>;
 type Verdict = Pin<Box<dyn Future<Output = bool> + Send>>;
 
@@ -260,6 +270,7 @@ impl Supervisor {
     }
 
     fn show(&mut self) {
+        self.server.set_hopeless(self.index, self.seat.is_hopeless());
         self.server.set_seat(self.index, self.seat.shown(), self.reason.take());
     }
 
@@ -288,7 +299,7 @@ impl Supervisor {
                 if matches!(why, Stillborn::Silent(..)) {
                     self.patience = (self.patience * 2).min(MAX_PATIENCE);
                 }
-                Event::Failed
+                if why.is_crash() { Event::Crashed } else { Event::Failed }
             }
         };
         self.begun = Some(result);

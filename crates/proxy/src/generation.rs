@@ -55,8 +55,6 @@ pub enum BuildError {
     Certificates(#[from] tls::CertificateError),
     #[error("TLS: {0}")]
     ServerTls(#[from] tls::ServerTlsError),
-    #[error("TLS: {0}")]
-    Tls(#[from] rustls::Error),
     #[error("access log: {0}")]
     AccessLog(#[from] io::Error),
 }

@@ -52,7 +52,7 @@ pub use crate::{
     metrics::HttpMetrics,
     surroundings::Counters,
     tls::{CertificateError, ServerTlsError},
-    upstream::{SetHealthError, UpstreamHealth},
+    upstream::{AddressHealth, HealthState, SetHealthError, UpstreamHealth},
 };
 use crate::{
     handover::{Accepted, Workers},

@@ -12,7 +12,7 @@ pub(crate) mod send;
 pub(crate) mod tls;
 mod verify;
 
-pub use self::balancer::{SetHealthError, UpstreamHealth};
+pub use self::balancer::{AddressHealth, HealthState, SetHealthError, UpstreamHealth};
 pub(crate) use self::{
     balancer::Balancers,
     dns::Resolver,

@@ -11,17 +11,21 @@ use silverback_admin::{Exposition, HealthNotSet, Kind, PluginServer, Reports, Up
 use silverback_plugin_host::{
     BreakerState, EventMetrics, HistogramValues, Host, ProcessStatus, ServerState, ServerStatus,
 };
-use silverback_proxy::{HttpMetrics, Proxy, SetHealthError, UpstreamHealth};
+use silverback_proxy::{AddressHealth, HealthState, HttpMetrics, Proxy, SetHealthError, UpstreamHealth};
+
+/// Addresses of targets that `/metrics` tells of, four series each.
+const MAX_ADDRESSES: usize = 4096;
 
 pub(crate) struct NodeReports {
     node_id: String,
     host: Arc<Host>,
     http: Box<dyn Fn() -> HttpMetrics + Send + Sync>,
+    upstreams: UpstreamHealth,
 }
 
 impl NodeReports {
     pub(crate) fn new(node_id: String, host: Arc<Host>, proxy: &Proxy) -> Self {
-        Self { node_id, host, http: Box::new(proxy.metrics_source()) }
+        Self { node_id, host, http: Box::new(proxy.metrics_source()), upstreams: proxy.upstream_health() }
     }
 }
 
@@ -32,6 +36,7 @@ impl Reports for NodeReports {
 
     fn metrics(&self, exposition: &mut Exposition) {
         http(&self.node_id, &(self.http)(), exposition);
+        targets(|tell| self.upstreams.addresses(tell), exposition);
         events(&self.host.metrics(), exposition);
         servers(&self.host.status(), exposition);
     }
@@ -146,6 +151,44 @@ fn http(node_id: &str, http: &HttpMetrics, exposition: &mut Exposition) {
     exposition.sample(&[("direction", "egress")], http.bytes_sent);
     exposition.family("silverback_buffered_bytes", Kind::Gauge, "Bytes of request and response bodies in memory");
     exposition.sample(&[("node_id", node_id)], http.buffered);
+}
+
+/// What is told of addresses of targets, one after the other.
+type Tell<'t> = &'t mut dyn FnMut(&AddressHealth);
+
+/// As Kong's prometheus plugin with `upstream_health_metrics`; `addresses` tells of each.
+fn targets(addresses: impl FnOnce(Tell<'_>), exposition: &mut Exposition) {
+    let help = "Health status of targets of upstream. States = healthchecks_off|healthy|unhealthy|dns_error, value is 1 \
+                when state is populated.";
+    exposition.family("kong_upstream_target_health", Kind::Gauge, help);
+    let mut count = 0_usize;
+    addresses(&mut |health| {
+        count += 1;
+        if count > MAX_ADDRESSES {
+            return;
+        }
+        for (state, name) in [
+            (HealthState::Unchecked, "healthchecks_off"),
+            (HealthState::Healthy, "healthy"),
+            (HealthState::Unhealthy, "unhealthy"),
+            (HealthState::DnsError, "dns_error"),
+        ] {
+            let labels = [
+                ("upstream", health.upstream.as_str()),
+                ("target", &health.target),
+                ("address", &health.address),
+                ("state", name),
+                ("subsystem", "http"),
+            ];
+            exposition.sample(&labels, u8::from(health.state == state));
+        }
+    });
+    exposition.family(
+        "silverback_upstream_addresses_left_out",
+        Kind::Gauge,
+        "Addresses of targets that kong_upstream_target_health has no room for",
+    );
+    exposition.sample(&[], count.saturating_sub(MAX_ADDRESSES));
 }
 
 /// Writes a family's samples of one plugin in one phase.

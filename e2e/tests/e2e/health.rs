@@ -204,6 +204,51 @@ async fn health_outlives_a_reload() {
     .await;
 }
 
+#[tokio::test]
+async fn a_connection_that_ends_where_it_was_idle_says_nothing_of_the_target() {
+    let seen = std::sync::Mutex::new(std::collections::HashSet::new());
+    let upstream = Upstream::scripted(move |request| {
+        if seen.lock().unwrap().insert(request.connection) {
+            vec![Step::send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")]
+        } else {
+            vec![Step::Close]
+        }
+    })
+    .await;
+    let target = upstream.target();
+    let config = checked(&passive(&json!({ "tcp_failures": 1 })), &[&target]);
+    let gateway = Gateway::new().conf("nginx_worker_processes = 1").config(config).start().await;
+    let mut client = gateway.connect().await;
+    // What was sent is not sent twice.
+    for status in [200, 502, 200, 502] {
+        assert_eq!(client.request("POST", "/", &[], b"body").await.status, status);
+        assert_eq!(health_of(&gateway, &target).await, "HEALTHY");
+    }
+}
+
+/// A body that fails, on its way to an upstream of either protocol.
+#[tokio::test]
+async fn a_body_that_fails_says_nothing_of_the_target() {
+    let (http, grpc) = (Upstream::echo().await, silverback_e2e::GrpcUpstream::start().await);
+    let conf = "nginx_http_client_max_body_size = 2k\nnginx_http_client_body_timeout = 1s";
+    for (protocol, target, routed) in [("http", http.target(), "http"), ("grpc", grpc.target(), "grpc")] {
+        let mut config = checked(&passive(&json!({ "tcp_failures": 1, "http_failures": 1 })), &[&target]);
+        config["services"][0]["protocol"] = json!(protocol);
+        config["services"][0]["routes"][0]["protocols"] = json!([routed]);
+        config["services"][0]["routes"][0]["request_buffering"] = json!(protocol == "grpc");
+        let gateway = Gateway::new().conf(conf).config(config).start().await;
+        let mut client = gateway.http2().await;
+        let request = |length: usize| {
+            let request = http::Request::post("http://a.test/test.Service/Wait");
+            request.header("content-type", "application/grpc").header("te", "trailers").body(vec![0; length]).unwrap()
+        };
+        assert_eq!(client.request(request(5000)).await.status, 413, "{protocol}");
+        assert_eq!(health_of(&gateway, &target).await, "HEALTHY", "{protocol}");
+        assert_eq!(client.begin(request(100)).await.status().await, 408, "{protocol}");
+        assert_eq!(health_of(&gateway, &target).await, "HEALTHY", "{protocol}");
+    }
+}
+
 const UPSTREAM: &str = "0c61e164-6171-4837-8836-8f5298726d53";
 const TARGET: &str = "1c61e164-6171-4837-8836-8f5298726d53";
 

@@ -91,3 +91,24 @@ async fn large_answers_arrive_whole_over_http2() {
     let answer = gateway.http2_tls("example.test").await.get("https://example.test/").await;
     assert_eq!((answer.body.len(), answer.body.iter().all(|byte| *byte == b'z')), (length, true));
 }
+
+#[tokio::test]
+async fn a_body_that_a_client_gives_up_is_not_taken_for_a_whole_one() {
+    for buffering in [true, false] {
+        let upstream = Upstream::echo().await;
+        let mut config = upstream.behind_everything();
+        config["services"][0]["routes"][0]["request_buffering"] = json!(buffering);
+        let gateway = Gateway::new().config(config).start().await;
+        let mut client = gateway.http2().await;
+        for reason in [h2::Reason::NO_ERROR, h2::Reason::CANCEL] {
+            let request = Request::post("http://example.test/part").body(b"part".to_vec()).unwrap();
+            let begun = client.begin(request).await;
+            // Answered behind the part, which has arrived then.
+            assert_eq!(client.get("http://example.test/between").await.status, 200);
+            begun.reset(reason);
+        }
+        assert_eq!(client.get("http://example.test/after").await.status, 200);
+        let whole: Vec<_> = upstream.requests().into_iter().map(|request| request.target).collect();
+        assert_eq!(whole, ["/between", "/between", "/after"], "buffering: {buffering}");
+    }
+}

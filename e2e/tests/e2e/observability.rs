@@ -74,6 +74,38 @@ async fn metrics_tell_of_requests_and_of_plugins() {
 }
 
 #[tokio::test]
+async fn metrics_tell_the_health_of_every_target() {
+    let (well, ill) = (Upstream::echo().await, Upstream::named("ill").await);
+    let targets = |targets: &[&str]| targets.iter().map(|target| json!({ "target": target })).collect::<Vec<_>>();
+    let config = json!({
+        "services": [{ "name": "s", "host": "checked", "routes": [{ "name": "r", "paths": ["/"] }] }],
+        "upstreams": [
+            { "name": "checked", "targets": targets(&[&well.target(), &ill.target(), "gone.invalid:80"]),
+              "healthchecks": { "passive": { "unhealthy": { "http_failures": 1 } } } },
+            { "name": "unchecked", "targets": targets(&["127.0.0.1:9"]) },
+        ],
+    });
+    let gateway = Gateway::new().config(config).start().await;
+    let health = async |upstream: &str, target: &str, address: &str| {
+        let values = scrape(&gateway).await;
+        let states = ["healthchecks_off", "healthy", "unhealthy", "dns_error"].into_iter().filter(|state| {
+            let labels = format!("address={address} state={state} subsystem=http target={target} upstream={upstream}");
+            values[&format!("kong_upstream_target_health {labels}")] > 0.0
+        });
+        states.collect::<Vec<_>>().join(",")
+    };
+    let (well, ill) = (well.target(), ill.target());
+    let path = format!("/upstreams/checked/targets/{ill}/unhealthy");
+    assert_eq!(health("checked", &well, &well).await, "healthy");
+    assert_eq!(health("checked", &ill, &ill).await, "healthy");
+    assert_eq!(health("checked", "gone.invalid:80", "").await, "dns_error");
+    assert_eq!(health("unchecked", "127.0.0.1:9", "127.0.0.1:9").await, "healthchecks_off");
+    assert_eq!(gateway.admin_request("PUT", &path).await.status, 204);
+    assert_eq!(health("checked", &ill, &ill).await, "unhealthy");
+    assert_eq!(scrape(&gateway).await["silverback_upstream_addresses_left_out "], 0.0);
+}
+
+#[tokio::test]
 async fn a_failed_event_is_counted_by_its_cause() {
     let upstream = Upstream::echo().await;
     let gateway = Gateway::new()

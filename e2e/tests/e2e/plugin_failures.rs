@@ -191,6 +191,38 @@ async fn a_server_that_cannot_start_refuses_only_the_requests_that_need_it() {
 }
 
 #[tokio::test]
+async fn no_request_waits_for_a_server_that_crashes_at_its_start_until_it_comes_up() {
+    let config = json!({ "header": "X-Checked", "value": "yes" });
+    for (policy, status) in [("closed", 500), ("open", 200)] {
+        let upstream = Upstream::echo().await;
+        let gateway = Gateway::new();
+        let good = gateway.directory().join("good");
+        let gateway = gateway
+            .plugin_servers([Trial::Go.crashing_until(&good)])
+            .conf(&format!("pluginserver_trial_go_on_error = {policy}"))
+            .config(checked_and_free(&upstream, Trial::Go, &config))
+            .start()
+            .await;
+        // More of them than the breaker lets through: each is told why.
+        for _ in 0..30 {
+            assert_eq!(gateway.get("/checked").await.status, status, "{policy}");
+        }
+        gateway.logged_error(&["does not come up, again and again", "exit status 1"]).await;
+        let log = gateway.error_log();
+        assert!(!log.contains("was not ready within"), "a request waited as long as it could: {log}");
+        assert_eq!(gateway.get("/free").await.status, 200);
+        std::fs::write(&good, "").unwrap();
+        within("the server", async {
+            while gateway.get("/checked").await.header("x-checked") != Some("yes") {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+        assert_eq!(gateway.get("/checked").await.status, 200);
+    }
+}
+
+#[tokio::test]
 async fn header_bytes_that_are_not_utf8_break_no_plugin() {
     for trial in [Trial::Go, Trial::Python, Trial::JavaScript] {
         let upstream = Upstream::echo().await;

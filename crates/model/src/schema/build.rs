@@ -129,7 +129,6 @@ impl Field {
             default: map.get("default").cloned(),
             referenceable: flag("referenceable") == Some(true),
             auto: flag("auto") == Some(true),
-            unique: flag("unique") == Some(true),
             rules,
             err: map.get("err").and_then(Json::as_str).map(str::to_owned),
             source: description.clone(),

@@ -63,6 +63,32 @@ fn a_command_that_fails_is_tried_again_and_its_last_lines_are_kept() {
 }
 
 #[test]
+fn a_server_that_crashes_at_its_start_is_not_waited_for_until_it_comes_up() {
+    block_on(async {
+        let folder = TempDir::new().unwrap();
+        let good = folder.path().join("good");
+        let stage = Stage::with_settings(WireProtocol::MsgPack, LONG, "", |server| {
+            let line = server.start_cmd.take().unwrap_or_default();
+            let check = format!("[ -e {} ] || {{ echo no such module; exit 5; }}", good.display());
+            server.start_cmd = Some(format!("sh -c '{check}; exec {line}'"));
+        });
+        let failure = async || stage.run(&stage.script(json!([])), &mut Script::default()).await.unwrap_err();
+        // one that waits from the beginning, and those that come later
+        for _ in 0..2 {
+            let failure = failure().await;
+            assert_eq!(failure.kind, FailureKind::Unavailable);
+            assert!(failure.message.contains("does not come up, again and again"), "{failure}");
+            assert!(failure.message.contains("exit status 5"), "{failure}");
+        }
+        stage.wait_for(async || failure().await.lines == ["no such module"], "its last words").await;
+        std::fs::write(&good, "").unwrap();
+        stage.wait_state(ServerState::Ready).await;
+        assert_eq!(stage.run(&stage.script(json!([])), &mut Script::default()).await.unwrap(), EventEnd::Returned);
+        stage.host.stop().await;
+    });
+}
+
+#[test]
 fn a_server_killed_between_events_is_not_noticed_by_requests() {
     with_both(LONG, async |stage, _| {
         let instance = stage.script(json!([["call", "kong.request.get_host"]]));

@@ -104,7 +104,7 @@ async fn attempts<T>(
             Err(error) => error,
         };
         if let Some(attempt) = session.exchange.upstream.tries.last_mut() {
-            attempt.failure = Some(error.to_string());
+            attempt.failure = Some(502);
         }
         match error {
             ConnectError::Timeout => attempts.report(Outcome::Timeout),

@@ -32,7 +32,7 @@ use tokio::{
     time::Instant,
 };
 
-pub use self::report::{SetHealthError, UpstreamHealth};
+pub use self::report::{AddressHealth, HealthState, SetHealthError, UpstreamHealth};
 use self::{
     address::{AddressKey, AddressState},
     definition::Definition,

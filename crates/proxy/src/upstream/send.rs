@@ -90,6 +90,14 @@ impl SendFailure {
         }
     }
 
+    /// What nginx counts it as, when it tries again or gives up (`ngx_http_upstream_next`).
+    const fn code(&self) -> u16 {
+        match self {
+            Self::Timeout | Self::Connect(ConnectError::Timeout) => 504,
+            _ => 502,
+        }
+    }
+
     /// What it says of the target's health.
     const fn outcome(&self) -> Option<Outcome> {
         match self {
@@ -141,6 +149,21 @@ struct Failed {
     reused: bool,
 }
 
+impl Failed {
+    /// The upstream ended a connection that had been idle before it answered anything: it is no failure to connect.
+    fn was_idle(&self) -> bool {
+        self.reused && matches!(&self.why, SendFailure::Exchange(error) if is_lost(error))
+    }
+}
+
+/// Whether a connection ended, as against an answer that was wrong.
+fn is_lost(error: &hyper::Error) -> bool {
+    error.is_incomplete_message()
+        || error.is_closed()
+        || error.is_canceled()
+        || std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
+}
+
 /// Sends the request, to another target where one fails, as often as the service's `retries` allow.
 pub(crate) async fn send(
     flight: &mut Flight,
@@ -182,7 +205,7 @@ pub(crate) async fn send(
             Err(failed) => failed,
         };
         if let Some(attempt) = flight.exchange.upstream.tries.last_mut() {
-            attempt.failure = Some(failed.why.to_string());
+            attempt.failure = Some(failed.why.code());
         }
         // A body that comes from the client is there as long as nothing of it was taken.
         let whole = !matches!(flight.exchange.request.body, RequestBody::Unread);
@@ -196,7 +219,7 @@ pub(crate) async fn send(
                 _ => false,
             };
         if !repeatable {
-            report_last(&mut attempts, &failed.why);
+            report_last(&mut attempts, &failed);
             return Err(failed.why);
         }
         if failed.reused && stale < 3 {
@@ -206,10 +229,12 @@ pub(crate) async fn send(
             continue;
         }
         if retries == 0 {
-            report_last(&mut attempts, &failed.why);
+            report_last(&mut attempts, &failed);
             return Err(failed.why);
         }
-        if let Some(outcome) = failed.why.outcome() {
+        if !failed.was_idle()
+            && let Some(outcome) = failed.why.outcome()
+        {
             attempts.report(outcome);
         }
         retries -= 1;
@@ -223,11 +248,13 @@ pub(crate) async fn send(
 }
 
 /// Kong counts the failure that ends a request by the status that the client gets.
-fn report_last(attempts: &mut Attempts<'_>, why: &SendFailure) {
-    if let Some(outcome) = why.outcome() {
-        attempts.report(outcome);
+fn report_last(attempts: &mut Attempts<'_>, failed: &Failed) {
+    if let Some(outcome) = failed.why.outcome() {
+        if !failed.was_idle() {
+            attempts.report(outcome);
+        }
         if outcome == Outcome::TcpFailure {
-            attempts.report(Outcome::Status(why.status()));
+            attempts.report(Outcome::Status(failed.why.status()));
         }
     }
 }
@@ -294,7 +321,7 @@ async fn over_http1(
     connect_timeout: Duration,
 ) -> Result<Upstreamed, Failed> {
     let pool = flight.worker.pool.under(flight.profile.settings.upstream);
-    let (mut connection, reused) = match pool.take(&key) {
+    let (mut connection, reused) = match idle(flight, &pool, &key, head).await {
         Some(connection) => (connection, true),
         None => (open_http1(flight, tls, &key, connect_timeout).await.map_err(unsent)?, false),
     };
@@ -320,6 +347,22 @@ async fn over_http1(
     }
     let spelling = connection.wire.answer_spelling();
     Ok(Upstreamed { response, spelling, lease: Lease::Http1 { pool, key, connection }, read_timeout })
+}
+
+/// An idle connection. For a request that goes out only once, it is one that the upstream has not closed by now.
+async fn idle(flight: &Flight, pool: &Pool, key: &Key, head: &UpstreamHead) -> Option<Connection> {
+    let only_once = !is_idempotent(&head.method) || matches!(flight.exchange.request.body, RequestBody::Unread);
+    loop {
+        let connection = pool.take(key)?;
+        if !only_once {
+            return Some(connection);
+        }
+        // What has arrived is looked at before this goes on: that of sockets, and then hyper's tasks.
+        tokio::task::yield_now().await;
+        if !connection.sender.is_closed() {
+            return Some(connection);
+        }
+    }
 }
 
 async fn over_http2(

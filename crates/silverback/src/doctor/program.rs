@@ -2,35 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::plugin_dir::is_executable;
+use silverback_plugin_host::Words;
 
-/// The words of a command line, quotes taken off. `None` where a shell does more with it than splitting it.
-pub(super) fn words(line: &str) -> Option<Vec<String>> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\'' | '"' => {
-                let word = word.get_or_insert_default();
-                loop {
-                    match chars.next()? {
-                        end if end == c => break,
-                        '\\' if c == '"' => word.push(chars.next()?),
-                        '$' | '`' if c == '"' => return None,
-                        other => word.push(other),
-                    }
-                }
-            }
-            '\\' => word.get_or_insert_default().push(chars.next()?),
-            '$' | '`' | ';' | '&' | '|' | '<' | '>' | '(' | ')' | '*' | '?' | '~' => return None,
-            c if c.is_whitespace() => words.extend(word.take()),
-            c => word.get_or_insert_default().push(c),
-        }
-    }
-    words.extend(word);
-    Some(words)
-}
+use crate::plugin_dir::is_executable;
 
 /// A command: the program that it runs and what that is given. Variables that are set for it, and `env` and `exec` before
 /// it, are passed over.
@@ -42,9 +16,11 @@ pub(super) struct Command {
     pub(super) path: Option<String>,
 }
 
+/// `None` where a shell does more with the line than splitting it.
 pub(super) fn command(line: &str) -> Option<Command> {
     let mut path = None;
-    let mut words = words(line)?.into_iter();
+    let split = Words::split(line, |_| None);
+    let mut words = split.is_plain.then_some(split.words)?.into_iter();
     loop {
         let word = words.next()?;
         let assigned = word

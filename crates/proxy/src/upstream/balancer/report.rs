@@ -18,6 +18,29 @@ const DEFAULT_PORT: u16 = 8000;
 #[derive(Clone)]
 pub struct UpstreamHealth(Balancers);
 
+/// How an address of a target is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressHealth {
+    /// Name of the upstream.
+    pub upstream: String,
+    /// `host:port`.
+    pub target: String,
+    /// `ip:port`; empty where the target's name has no address.
+    pub address: String,
+    pub state: HealthState,
+}
+
+/// The states of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealthState {
+    /// Its upstream has no health checks.
+    Unchecked,
+    Healthy,
+    Unhealthy,
+    /// There is no address.
+    DnsError,
+}
+
 /// Why health was not set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SetHealthError {
@@ -49,6 +72,47 @@ impl UpstreamHealth {
         let mut seen = HashSet::new();
         let newest = peers.targets.iter().rev().filter(|target| seen.insert(target.target.target.as_str()));
         Some(newest.map(|target| target_health(target, &peers, &definition)).collect())
+    }
+
+    /// Tells of every address of every target, in the order of the upstreams' names; of a target without an address, once. As
+    /// Kong's prometheus plugin asks it (`get_upstream_health`).
+    pub fn addresses(&self, mut tell: impl FnMut(&AddressHealth)) {
+        let balancers = self.0.all();
+        let mut known: Vec<_> = balancers
+            .iter()
+            .filter_map(|(_, balancer)| {
+                let peers = balancer.peers.load_full();
+                let definition = Arc::clone(peers.definition()?);
+                Some((definition, peers))
+            })
+            .collect();
+        known.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+        for (definition, peers) in known {
+            let mut seen = HashSet::new();
+            let newest = peers.targets.iter().rev().filter(|target| seen.insert(target.target.target.as_str()));
+            for target in newest {
+                let addresses = target.peers(&peers);
+                let checked = definition.checks.are_used() && target.target.weight > 0;
+                let health = |address, state| AddressHealth {
+                    upstream: definition.name.clone(),
+                    target: format!("{}:{}", bracketed(&target.target.host), target.target.port),
+                    address,
+                    state,
+                };
+                for peer in addresses {
+                    let (_, host, port) = &peer.address.key;
+                    let state = match (checked, peer.address.health.is_healthy()) {
+                        (false, _) => HealthState::Unchecked,
+                        (true, true) => HealthState::Healthy,
+                        (true, false) => HealthState::Unhealthy,
+                    };
+                    tell(&health(format!("{}:{port}", bracketed(host)), state));
+                }
+                if addresses.is_empty() {
+                    tell(&health(String::new(), HealthState::DnsError));
+                }
+            }
+        }
     }
 
     /// The health of an upstream as a whole.

@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -24,6 +24,18 @@ pub(super) struct Cache {
     shards: Vec<ArcSwap<Shard>>,
     hasher: RandomState,
     began: Instant,
+    /// Records of all names.
+    records: AtomicUsize,
+    /// Of these, those of names that are never dropped, when room was made last.
+    kept: AtomicUsize,
+}
+
+/// How much there may be in the cache, besides what is never dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Capacity {
+    pub(super) names: usize,
+    /// Addresses behind all names together: an answer may have thousands.
+    pub(super) records: usize,
 }
 
 /// What is known of a name.
@@ -62,6 +74,8 @@ impl Default for Cache {
             shards: (0..SHARDS).map(|_| ArcSwap::default()).collect(),
             hasher: RandomState::new(),
             began: Instant::now(),
+            records: AtomicUsize::new(0),
+            kept: AtomicUsize::new(0),
         }
     }
 }
@@ -118,9 +132,19 @@ impl Cache {
     }
 
     /// Stores what was found; true if that is news: the name stands for something else than before, or what it stood
-    /// for was too old to be used. Makes room when there are
-    /// `capacity` names already, but never at the cost of those that `keep` holds.
-    pub(super) fn store(&self, name: &Arc<str>, state: State, capacity: usize, keep: impl Fn(&str) -> bool) -> bool {
+    /// for was too old to be used. Makes room when there is more than `capacity`, but never at the cost of what `keep`
+    /// holds.
+    pub(super) fn store(&self, name: &Arc<str>, state: State, capacity: Capacity, keep: impl Fn(&str) -> bool) -> bool {
+        let records = state.records();
+        let is_news = self.put(name, state, capacity, &keep);
+        self.records.fetch_add(records, Ordering::Relaxed);
+        if self.records().saturating_sub(self.kept.load(Ordering::Relaxed)) > capacity.records {
+            self.make_room(capacity, keep, Some(name));
+        }
+        is_news
+    }
+
+    fn put(&self, name: &Arc<str>, state: State, capacity: Capacity, keep: impl Fn(&str) -> bool) -> bool {
         if let Some(entry) = self.entry(name) {
             let old = entry.state.load_full();
             let differs = !is_same(&old.outcome, &state.outcome);
@@ -130,13 +154,14 @@ impl Cache {
                 _ => state,
             };
             entry.state.store(Arc::new(state));
+            self.records.fetch_sub(old.records(), Ordering::Relaxed);
             entry.used.store(false, Ordering::Relaxed);
             entry.asked.store(false, Ordering::Relaxed);
             // A failure counts until there is other news, however old it is.
             return differs || (old.outcome.is_ok() && Instant::now() >= old.stale_until);
         }
-        if self.len() >= capacity {
-            self.make_room(capacity, keep);
+        if self.len() >= capacity.names {
+            self.make_room(capacity, keep, None);
         }
         let entry = Arc::new(Entry {
             state: ArcSwap::from_pointee(state),
@@ -154,6 +179,9 @@ impl Cache {
 
     /// What is there is used no more.
     pub(super) fn remove(&self, name: &str) {
+        if let Some(entry) = self.entry(name) {
+            self.records.fetch_sub(entry.state.load().records(), Ordering::Relaxed);
+        }
         self.shard(name).rcu(|shard| {
             let mut shard = Shard::clone(shard);
             shard.remove(name);
@@ -164,13 +192,31 @@ impl Cache {
     /// As [`Cache::remove`], for many: each shard is copied once.
     pub(super) fn remove_all(&self, names: &HashSet<Arc<str>>) {
         for shard in &self.shards {
-            if shard.load().keys().any(|name| names.contains(name)) {
-                shard.rcu(|shard| {
-                    let kept = shard.iter().filter(|(name, _)| !names.contains(*name));
-                    kept.map(|(name, entry)| (Arc::clone(name), Arc::clone(entry))).collect::<Shard>()
-                });
+            let known = shard.load();
+            let dropped = known.iter().filter(|(name, _)| names.contains(*name));
+            let (mut count, mut records) = (0, 0);
+            for (_, entry) in dropped {
+                count += 1;
+                records += entry.state.load().records();
             }
+            if count == 0 {
+                continue;
+            }
+            self.records.fetch_sub(records, Ordering::Relaxed);
+            shard.rcu(|shard| {
+                let kept = shard.iter().filter(|(name, _)| !names.contains(*name));
+                kept.map(|(name, entry)| (Arc::clone(name), Arc::clone(entry))).collect::<Shard>()
+            });
         }
+    }
+
+    /// Other names than before are never dropped.
+    pub(super) fn kept_has_changed(&self) {
+        self.kept.store(0, Ordering::Relaxed);
+    }
+
+    pub(super) fn records(&self) -> usize {
+        self.records.load(Ordering::Relaxed)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -181,23 +227,35 @@ impl Cache {
         self.shards.iter().flat_map(|shard| shard.load().keys().cloned().collect::<Vec<_>>()).collect()
     }
 
-    /// Drops a tenth of the names, those that were used the longest ago.
-    fn make_room(&self, capacity: usize, keep: impl Fn(&str) -> bool) {
-        let mut ages: Vec<(u64, Arc<str>)> = self
-            .shards
-            .iter()
-            .flat_map(|shard| {
-                let shard = shard.load();
-                shard
-                    .iter()
-                    .filter(|(name, _)| !keep(name))
-                    .map(|(name, entry)| (entry.used_at.load(Ordering::Relaxed), Arc::clone(name)))
-                    .collect::<Vec<_>>()
-            })
-            .collect();
+    /// Drops a tenth of what there is too much of, beginning with what was used the longest ago; not `new`, which was just
+    /// stored.
+    fn make_room(&self, capacity: Capacity, keep: impl Fn(&str) -> bool, new: Option<&str>) {
+        let mut ages: Vec<(u64, usize, Arc<str>)> = Vec::new();
+        let (mut kept, mut own) = (0, 0);
+        for shard in &self.shards {
+            for (name, entry) in shard.load().iter() {
+                let records = entry.state.load().records();
+                if keep(name) {
+                    kept += records;
+                    continue;
+                }
+                own += records;
+                if new != Some(&**name) {
+                    ages.push((entry.used_at.load(Ordering::Relaxed), records, Arc::clone(name)));
+                }
+            }
+        }
+        self.kept.store(kept, Ordering::Relaxed);
+        let mut names = if self.len() >= capacity.names { capacity.names / 10 + 1 } else { 0 };
+        let mut records = if own > capacity.records { own - (capacity.records - capacity.records / 10) } else { 0 };
         ages.sort_unstable();
-        let oldest = ages.into_iter().take(capacity / 10 + 1);
-        self.remove_all(&oldest.map(|(_, name)| name).collect());
+        let oldest = ages.into_iter().take_while(|(_, own, _)| {
+            let wanted = names > 0 || records > 0;
+            names = names.saturating_sub(1);
+            records = records.saturating_sub(*own);
+            wanted
+        });
+        self.remove_all(&oldest.map(|(_, _, name)| name).collect());
     }
 }
 
@@ -210,6 +268,12 @@ fn is_same(old: &Outcome, new: &Outcome) -> bool {
 }
 
 impl State {
+    /// How much room it takes: its addresses.
+    fn records(&self) -> usize {
+        let answer = self.outcome.as_ref().map_or(&[][..], |answer| &answer.endpoints);
+        answer.iter().map(|endpoint| endpoint.ips.len().max(1)).sum::<usize>().max(1)
+    }
+
     pub(super) fn answer(answer: Arc<Answer>, ttl: Duration, stale: Duration, now: Instant) -> Self {
         Self { outcome: Ok(answer), expires: now + ttl, stale_until: now + ttl + stale }
     }

@@ -12,6 +12,7 @@ use hickory_proto::{
     rr::{Name, RData, Record, RecordType},
     serialize::binary::DecodeError,
 };
+use ring::rand::{SecureRandom, SystemRandom};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
@@ -105,7 +106,7 @@ async fn ask_one(server: SocketAddr, limit: Duration, name: &Name, kind: RecordT
         ResolveError::Transport(format!("failed to receive reply from UDP server {server}: {why}"))
     };
     let timed_out = || failed(&io::Error::from(io::ErrorKind::TimedOut));
-    let mut question = Message::new(fastrand::u16(..), MessageType::Query, OpCode::Query);
+    let mut question = Message::new(unpredictable()?, MessageType::Query, OpCode::Query);
     question.metadata.recursion_desired = true;
     question.add_query(Query::query(name.clone(), kind));
     let bytes = question.to_vec().map_err(|error| ResolveError::Transport(error.to_string()))?;
@@ -119,6 +120,16 @@ async fn ask_one(server: SocketAddr, limit: Duration, name: &Name, kind: RecordT
             })
         }
     }
+}
+
+/// The id of a question: with the port, what an answer has to be guessed by (RFC 5452, 9.2). Clients know other random
+/// numbers of the gateway, request ids for one; this must not follow from them.
+fn unpredictable() -> Result<u16, ResolveError> {
+    let mut id = [0; 2];
+    SystemRandom::new()
+        .fill(&mut id)
+        .map_err(|_| ResolveError::Transport("the system has no random numbers".to_owned()))?;
+    Ok(u16::from_ne_bytes(id))
 }
 
 enum Reply {
@@ -280,6 +291,15 @@ mod tests {
         assert_eq!(found(&within).map(|records| records.found.len()), Ok(1));
         let many: Vec<_> = (0..links).map(|n| ("n0.test.", 9, a(n as u8))).collect();
         assert_eq!(found(&many).map(|records| records.found.len()), Ok(MAX_RECORDS));
+    }
+
+    #[test]
+    fn ids_do_not_follow_from_the_random_numbers_that_clients_see() {
+        let ids = || {
+            fastrand::seed(7);
+            (0..8).map(|_| unpredictable().unwrap()).collect::<Vec<_>>()
+        };
+        assert_ne!(ids(), ids());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     Ask, Outcome, ResolveError, Resolver,
-    cache::State,
+    cache::{Capacity, State},
     hosts::Hosts,
     lookup::{Found, Rules},
     resolv_conf::ResolvConf,
@@ -34,6 +34,12 @@ const WAITING: usize = 4096;
 const LOOK_AT_FILES: Duration = Duration::from_secs(1);
 /// The shortest time between two look-ups of a name that nobody asks for.
 const REST: Duration = Duration::from_secs(1);
+/// The longest time between two look-ups of a name that is to be kept fresh and fails: Kong's `REQUERY_INTERVAL`.
+const LONGEST_REST: Duration = Duration::from_secs(30);
+/// Records that there may be in the cache for each name that there may be: few names stand for more than some.
+const RECORDS_PER_NAME: usize = 16;
+/// And in any case: some answers as large as they can be.
+const LEAST_RECORDS: usize = 16 * 1024;
 /// How long before its end an answer in use is asked for again, at most.
 const AHEAD: Duration = Duration::from_secs(2);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -78,6 +84,16 @@ struct Lane {
     waiting: VecDeque<Arc<str>>,
 }
 
+/// How the look-ups of a name fail.
+struct Failing {
+    /// What the log tells of already.
+    error: ResolveError,
+    /// How often in a row.
+    row: u32,
+    /// Before that, nobody asks but those who need it.
+    again: Instant,
+}
+
 /// A look-up that has ended, with those who wait for this one alone.
 type Done = (Arc<str>, Cause, Waiters, Result<Found, ResolveError>);
 
@@ -92,8 +108,7 @@ struct Keeper {
     /// When to look at which name again.
     due: BinaryHeap<Reverse<(Instant, Arc<str>)>>,
     last: HashMap<Arc<str>, DnsType>,
-    /// Failures that the log tells of already.
-    failing: HashMap<Arc<str>, ResolveError>,
+    failing: HashMap<Arc<str>, Failing>,
 }
 
 pub(super) async fn run(resolver: Resolver, mut asked: mpsc::Receiver<Ask>) {
@@ -139,6 +154,7 @@ pub(super) async fn run(resolver: Resolver, mut asked: mpsc::Receiver<Ask>) {
             }
             Ok(()) = watched.changed() => {
                 let names = watched.borrow_and_update().clone();
+                keeper.resolver.0.cache.kept_has_changed();
                 let now = Instant::now();
                 for name in names.iter() {
                     // What failed some time ago may be there by now.
@@ -256,16 +272,20 @@ impl Keeper {
         });
     }
 
-    /// Names that there may be in the cache: those of targets are in it besides the others.
-    fn capacity(&self) -> usize {
-        self.rules.settings.cache_size.saturating_add(self.resolver.0.watched.borrow().len())
+    /// What there may be in the cache: the names of targets are in it besides the others.
+    fn capacity(&self) -> Capacity {
+        let size = self.rules.settings.cache_size;
+        Capacity {
+            names: size.saturating_add(self.resolver.0.watched.borrow().len()),
+            records: size.saturating_mul(RECORDS_PER_NAME).max(LEAST_RECORDS),
+        }
     }
 
     fn looked_up(&mut self, name: &Arc<str>, own: Waiters, found: Result<Found, ResolveError>) {
         let settings = Arc::clone(&self.rules.settings);
         let now = Instant::now();
         let old = self.resolver.0.cache.state(name);
-        self.tell(name, found.as_ref().err());
+        let again = self.tell(name, found.as_ref().err(), now);
         let (state, outcome) = match found {
             Ok(Found { answer, ttl, by }) => {
                 self.last.insert(Arc::clone(name), by);
@@ -278,7 +298,7 @@ impl Keeper {
                 let usable = old.filter(|old| old.outcome.is_ok() && now < old.stale_until);
                 match usable.filter(|_| error != ResolveError::NAME_ERROR) {
                     Some(old) => {
-                        let kept = State { expires: (now + ttl.max(REST)).min(old.stale_until), ..(*old).clone() };
+                        let kept = State { expires: (now + ttl).max(again).min(old.stale_until), ..(*old).clone() };
                         let outcome = kept.outcome.clone();
                         (kept, outcome)
                     }
@@ -290,12 +310,12 @@ impl Keeper {
         let capacity = self.capacity();
         let names = self.resolver.0.watched.borrow().clone();
         let is_news = self.resolver.0.cache.store(name, state, capacity, |name| names.contains(name));
-        if self.last.len().max(self.failing.len()) > capacity.saturating_mul(2) {
+        if self.last.len().max(self.failing.len()) > capacity.names.saturating_mul(2) {
             self.last.clear();
             self.failing.clear();
         }
-        self.due.push(Reverse((refresh_at(now, expires), Arc::clone(name))));
-        self.bound_queue(capacity);
+        self.due.push(Reverse((refresh_at(now, expires).max(again), Arc::clone(name))));
+        self.bound_queue(capacity.names);
         // What was stored may have kept the identity of what was there.
         let outcome = self.resolver.0.cache.state(name).map_or(outcome, |state| state.outcome.clone());
         for tell in own.into_iter().chain(self.wanted.remove(name).unwrap_or_default().waiters) {
@@ -321,14 +341,17 @@ impl Keeper {
         }
     }
 
-    /// Writes to the log how a name is, when that is new.
-    fn tell(&mut self, name: &Arc<str>, error: Option<&ResolveError>) {
-        let before = match error {
-            Some(error) => self.failing.insert(Arc::clone(name), error.clone()),
-            None => self.failing.remove(name),
-        };
-        if before.as_ref() == error {
-            return;
+    /// Writes to the log how a name is, when that is new. Returns when a name that fails is to be asked for again.
+    fn tell(&mut self, name: &Arc<str>, error: Option<&ResolveError>, now: Instant) -> Instant {
+        let before = self.failing.remove(name);
+        let row = before.as_ref().map_or(0, |before| before.row);
+        let again = now + if error.is_some() { pause(row) } else { REST };
+        if let Some(error) = error {
+            let failing = Failing { error: error.clone(), row: row.saturating_add(1), again };
+            self.failing.insert(Arc::clone(name), failing);
+        }
+        if before.as_ref().map(|before| &before.error) == error {
+            return again;
         }
         match error {
             Some(error) => silverback_log::write(
@@ -342,6 +365,7 @@ impl Keeper {
                 None,
             ),
         }
+        again
     }
 
     fn tell_change(&self, name: &Arc<str>) {
@@ -361,8 +385,9 @@ impl Keeper {
                 }
                 continue;
             };
-            // It was fetched meanwhile, and has its own place in the queue.
-            if refresh_at(now, state.expires) > now + REST && state.expires > now + AHEAD {
+            // It was fetched meanwhile, or has failed, and has its own place in the queue.
+            let is_fresh = refresh_at(now, state.expires) > now + REST && state.expires > now + AHEAD;
+            if is_fresh || self.failing.get(&name).is_some_and(|failing| failing.again > now) {
                 continue;
             }
             if watched || (self.resolver.0.cache.is_used(&name) && state.outcome.is_ok()) {
@@ -402,6 +427,11 @@ impl Keeper {
             }
         }
     }
+}
+
+/// How long a name is left alone that has failed so often in a row before: twice as long each time.
+fn pause(row: u32) -> Duration {
+    REST.saturating_mul(1 << row.min(16)).min(LONGEST_REST)
 }
 
 /// When to ask again: a little before the end, but not before some rest.

@@ -5,6 +5,7 @@ use super::{
 
 const TTL: Duration = Duration::from_secs(10);
 const STALE: Duration = Duration::from_secs(60);
+const CAPACITY: Capacity = Capacity { names: 100, records: 1000 };
 
 fn answer(ips: &[&str]) -> Arc<Answer> {
     let endpoint =
@@ -13,7 +14,7 @@ fn answer(ips: &[&str]) -> Arc<Answer> {
 }
 
 fn store(cache: &Cache, name: &str, ips: &[&str]) -> bool {
-    cache.store(&name.into(), State::answer(answer(ips), TTL, STALE, Instant::now()), 100, |_| false)
+    cache.store(&name.into(), State::answer(answer(ips), TTL, STALE, Instant::now()), CAPACITY, |_| false)
 }
 
 /// What a look finds, in a word.
@@ -47,7 +48,7 @@ async fn an_answer_is_fresh_then_stale_then_gone() {
 async fn a_failure_is_never_used_after_its_time() {
     let cache = Cache::default();
     let state = State::failure(ResolveError::Empty, TTL, Instant::now());
-    cache.store(&"a".into(), state, 100, |_| false);
+    cache.store(&"a".into(), state, CAPACITY, |_| false);
     assert_eq!(look(&cache, "a"), "failed");
     tokio::time::advance(TTL).await;
     assert_eq!(look(&cache, "a"), "nothing");
@@ -83,10 +84,40 @@ async fn a_full_cache_forgets_what_was_used_the_longest_ago() {
     }
     look(&cache, "n0");
     let state = State::answer(answer(&["10.0.0.1"]), TTL, STALE, Instant::now());
-    cache.store(&"new".into(), state, 100, |name| name == "n1");
+    cache.store(&"new".into(), state, CAPACITY, |name| name == "n1");
     assert!(cache.len() <= 100);
     assert_eq!((look(&cache, "n0"), look(&cache, "n1"), look(&cache, "n2")), ("fresh", "fresh", "nothing"));
     assert_eq!(look(&cache, "new"), "fresh");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cache_with_too_many_records_forgets_what_was_used_the_longest_ago() {
+    let cache = Cache::default();
+    let many: Vec<String> = (0..200).map(|n| format!("10.0.0.{n}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let put = |name: &str, ips: &[&str]| {
+        let state = State::answer(answer(ips), TTL, STALE, Instant::now());
+        cache.store(&name.into(), state, CAPACITY, |name| name.starts_with("kept"));
+    };
+    put("kept", &many);
+    for name in ["a", "b", "c", "d", "e"] {
+        put(name, &many);
+        tokio::time::advance(Duration::from_millis(5)).await;
+    }
+    // What is kept does not count.
+    assert_eq!((cache.len(), cache.records()), (6, 1200));
+    look(&cache, "a");
+    put("f", &["10.0.0.1"]);
+    assert_eq!((look(&cache, "a"), look(&cache, "b"), look(&cache, "c")), ("fresh", "nothing", "fresh"));
+    assert_eq!((look(&cache, "f"), look(&cache, "kept"), cache.records()), ("fresh", "fresh", 1001));
+    // A name that is there may come to stand for more, or less.
+    put("f", &many);
+    assert_eq!((look(&cache, "f"), cache.records()), ("fresh", 1200));
+    put("f", &["10.0.0.1"]);
+    cache.remove("a");
+    assert_eq!(cache.records(), 801);
+    cache.remove_all(&["kept".into(), "c".into()].into());
+    assert_eq!((cache.records(), cache.len()), (401, 3));
 }
 
 #[test]

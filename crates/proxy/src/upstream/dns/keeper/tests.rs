@@ -5,16 +5,22 @@ use hickory_proto::{
 
 use super::*;
 
-/// A resolver that asks a server which answers every name but those that begin with `slow`.
-async fn resolver() -> Resolver {
-    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+fn resolver_of(server: std::net::SocketAddr) -> Resolver {
     let settings = silverback_config::load_text(None, "", &std::collections::BTreeMap::new()).unwrap().settings.dns;
     let resolver = Resolver::new(&Dns {
-        servers: vec![socket.local_addr().unwrap()],
+        servers: vec![server],
         order: vec![DnsType::A],
         hosts_file: "/nonexistent".into(),
         ..settings
     });
+    resolver.spawn();
+    resolver
+}
+
+/// A resolver that asks a server which answers every name but those that begin with `slow`.
+async fn resolver() -> Resolver {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let resolver = resolver_of(socket.local_addr().unwrap());
     tokio::spawn(async move {
         let mut buffer = [0; 1024];
         while let Ok((length, from)) = socket.recv_from(&mut buffer).await {
@@ -29,8 +35,25 @@ async fn resolver() -> Resolver {
             let _ = socket.send_to(&reply.to_vec().unwrap(), from).await;
         }
     });
-    resolver.spawn();
     resolver
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_does_not_resolve_is_asked_for_less_and_less_often() {
+    // Not even a question can be sent there.
+    let resolver = resolver_of("255.255.255.255:53".parse().unwrap());
+    resolver.watch(["gone.test.".into()].into());
+    let begun = Instant::now();
+    let (mut times, mut last) = (Vec::new(), None);
+    while begun.elapsed() < Duration::from_secs(100) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let expires = resolver.0.cache.state("gone.test.").map(|state| state.expires);
+        if expires != last {
+            last = expires;
+            times.push(begun.elapsed().as_secs());
+        }
+    }
+    assert_eq!(times, [0, 1, 3, 7, 15, 31, 61, 91]);
 }
 
 #[tokio::test]
