@@ -27,6 +27,8 @@ pub const HEADER: usize = 4;
 pub enum Error {
     #[error("frame of {length} bytes, more than the {max} that are accepted")]
     FrameTooLarge { length: usize, max: usize },
+    #[error("{method} was called with {length} bytes, more than the {max} that are accepted")]
+    CallTooLarge { method: String, length: usize, max: usize },
     #[error("message of more than {MAX_ITEMS} items")]
     TooManyItems,
     #[error("message {message} cannot be decoded: {reason}")]
@@ -35,27 +37,82 @@ pub enum Error {
     UnknownMethod { name: String },
 }
 
+/// The length that the frame at the front of `buffer` says that it has, if that is there already.
+fn announced(buffer: &[u8]) -> Option<usize> {
+    buffer.first_chunk::<HEADER>().map(|header| usize::try_from(u32::from_le_bytes(*header)).unwrap_or(usize::MAX))
+}
+
+/// The message of the frame at the front of `buffer`, and what comes after it; `None` if it is not there yet.
+fn split_frame(buffer: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = announced(buffer)?;
+    buffer.get(HEADER..)?.split_at_checked(length)
+}
+
 /// Takes the next frame from the front of `buffer`; `None` if it is not there yet.
 ///
 /// # Errors
 /// The frame is longer than `max` bytes.
 pub fn take_frame(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, Error> {
-    let Some(header) = buffer.first_chunk::<HEADER>() else { return Ok(None) };
-    let length = usize::try_from(u32::from_le_bytes(*header)).unwrap_or(usize::MAX);
+    let Some(length) = announced(buffer) else { return Ok(None) };
     if length > max {
         return Err(Error::FrameTooLarge { length, max });
     }
-    if buffer.len() - HEADER < length {
+    Ok(has_frame(buffer).then(|| cut(buffer, length)))
+}
+
+fn cut(buffer: &mut BytesMut, length: usize) -> Bytes {
+    buffer.advance(HEADER);
+    buffer.split_to(length).freeze()
+}
+
+/// Whether the frame at the front of `buffer` is there.
+pub fn has_frame(buffer: &[u8]) -> bool {
+    split_frame(buffer).is_some()
+}
+
+/// What a handler does next, while its event runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It makes a PDK call, in two frames: [`decode_call`].
+    Call { name: Bytes, args: Bytes },
+    /// It has returned.
+    End,
+}
+
+/// Takes what a handler does next from the front of `buffer`; `None` if it is not there yet, or not all of it.
+///
+/// # Errors
+/// A name is longer than `max_name` bytes, or the arguments of a call are longer than `max_args` says for its name.
+pub fn take_step(
+    buffer: &mut BytesMut,
+    max_name: usize,
+    max_args: impl Fn(&[u8]) -> usize,
+) -> Result<Option<Step>, Error> {
+    match announced(buffer) {
+        None => return Ok(None),
+        Some(0) => {
+            buffer.advance(HEADER);
+            return Ok(Some(Step::End));
+        }
+        Some(length) if length > max_name => return Err(Error::FrameTooLarge { length, max: max_name }),
+        Some(_) => {}
+    }
+    let Some((name, rest)) = split_frame(buffer) else { return Ok(None) };
+    let Some(length) = announced(rest) else { return Ok(None) };
+    let max = max_args(name);
+    if length > max {
+        return Err(Error::CallTooLarge { method: String::from_utf8_lossy(name).into_owned(), length, max });
+    }
+    if !has_frame(rest) {
         return Ok(None);
     }
-    buffer.advance(HEADER);
-    Ok(Some(buffer.split_to(length).freeze()))
+    let name_length = name.len();
+    Ok(Some(Step::Call { name: cut(buffer, name_length), args: cut(buffer, length) }))
 }
 
 /// Whether `buffer` holds no more than one frame, which need not be complete.
 pub fn is_one_frame(buffer: &[u8]) -> bool {
-    let Some(header) = buffer.first_chunk::<HEADER>() else { return true };
-    usize::try_from(u32::from_le_bytes(*header)).is_ok_and(|length| buffer.len() - HEADER <= length)
+    split_frame(buffer).is_none_or(|(_, rest)| rest.is_empty())
 }
 
 /// Appends an empty frame.
