@@ -124,7 +124,7 @@ pub fn put_empty_frame(out: &mut BytesMut) {
 fn put_frame(message: &impl prost::Message, out: &mut BytesMut) {
     let length = message.encoded_len();
     out.reserve(HEADER + length);
-    out.put_u32_le(u32::try_from(length).unwrap_or(u32::MAX));
+    put_header(length, out);
     message.encode_raw(out);
 }
 
@@ -150,6 +150,7 @@ impl Command<'_> {
     pub fn put(&self, sequence: i64, out: &mut BytesMut) {
         use schema::rpc_call::Call as Cmd;
         let call = match *self {
+            Command::HandleEvent { instance, phase } => return put_handle_event(sequence, instance, phase, out),
             Command::StartInstance { plugin, config } => Cmd::CmdStartInstance(schema::CmdStartInstance {
                 name: plugin.to_owned(),
                 config: Bytes::copy_from_slice(config.as_bytes()),
@@ -157,12 +158,51 @@ impl Command<'_> {
             Command::InstanceStatus { instance } => {
                 Cmd::CmdGetInstanceStatus(schema::CmdGetInstanceStatus { instance_id: instance })
             }
-            Command::HandleEvent { instance, phase } => {
-                Cmd::CmdHandleEvent(schema::CmdHandleEvent { instance_id: instance, event_name: phase.to_owned() })
-            }
         };
         put_frame(&schema::RpcCall { sequence, call: Some(call) }, out);
     }
+}
+
+/// The command that every event begins with, without the copies that a message of the schema needs: an `RpcCall` with
+/// `sequence` and `cmd_handle_event`, of `instance_id` and `event_name`. What is zero is left out.
+fn put_handle_event(sequence: i64, instance: i32, phase: &str, out: &mut BytesMut) {
+    use prost::encoding::{WireType::LengthDelimited, encode_key, encode_varint, int32, int64};
+    const HANDLE_EVENT: u32 = 36;
+    let mut event = Vec::with_capacity(64);
+    if instance != 0 {
+        int32::encode(1, &instance, &mut event);
+    }
+    put_text(2, phase, &mut event);
+    let mut call = Vec::with_capacity(64);
+    if sequence != 0 {
+        int64::encode(1, &sequence, &mut call);
+    }
+    encode_key(HANDLE_EVENT, LengthDelimited, &mut call);
+    encode_varint(event.len() as u64, &mut call);
+    put_header(call.len() + event.len(), out);
+    out.put_slice(&call);
+    out.put_slice(&event);
+}
+
+/// Appends a text as a field of a message; none if it is empty.
+fn put_text(field: u32, text: &str, message: &mut impl BufMut) {
+    use prost::encoding::{WireType::LengthDelimited, encode_key, encode_varint};
+    if !text.is_empty() {
+        encode_key(field, LengthDelimited, message);
+        encode_varint(text.len() as u64, message);
+        message.put_slice(text.as_bytes());
+    }
+}
+
+/// What [`put_text`] appends.
+fn text_length(field: u32, text: &str) -> usize {
+    use prost::encoding::{encoded_len_varint, key_len};
+    let length = text.len();
+    if length == 0 { 0 } else { key_len(field) + encoded_len_varint(length as u64) + length }
+}
+
+fn put_header(length: usize, out: &mut BytesMut) {
+    out.put_u32_le(u32::try_from(length).unwrap_or(u32::MAX));
 }
 
 /// A server's answer to a command.

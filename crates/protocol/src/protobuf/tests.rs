@@ -95,6 +95,20 @@ fn commands_are_those_of_the_schema() {
     assert_eq!(&frame[..], b"\x08\x01\x8a\x02\x07\x0a\x01p\x12\x02{}");
 }
 
+proptest! {
+    #[test]
+    fn what_is_written_by_hand_is_what_the_schema_says(sequence: i64, instance: i32, phase in ".{0,200}") {
+        use schema::rpc_call::Call as Cmd;
+        let mut out = BytesMut::new();
+        Command::HandleEvent { instance, phase: &phase }.put(sequence, &mut out);
+        let event = schema::CmdHandleEvent { instance_id: instance, event_name: phase.clone() };
+        let call = schema::RpcCall { sequence, call: Some(Cmd::CmdHandleEvent(event)) };
+        prop_assert_eq!(take_frame(&mut out, usize::MAX), Ok(Some(call.encode_to_vec().into())));
+        let message = schema::String { v: phase.clone() };
+        prop_assert_eq!(result("kong.request.get_host", Value::text(phase)), message.encode_to_vec());
+    }
+}
+
 #[test]
 fn answers_are_read() {
     // sequence 3, instance_status {name: "p", instance_id: 300}
