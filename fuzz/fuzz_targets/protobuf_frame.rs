@@ -6,19 +6,18 @@ use bytes::BytesMut;
 use libfuzzer_sys::fuzz_target;
 use silverback_protocol::{
     method::Method,
-    protobuf::{Answer, decode_call, put_result, take_frame},
+    protobuf::{Answer, Step, decode_call, put_result, take_frame, take_step},
 };
 
 fuzz_target!(|data: &[u8]| {
     let mut buffer = BytesMut::from(data);
-    let mut name = None;
     while let Ok(Some(frame)) = take_frame(&mut buffer, 1 << 20) {
-        let _ = Answer::decode(frame.clone());
-        match name.take() {
-            None => name = Some(frame),
-            Some(name) => {
-                let _ = decode_call(&name, frame);
-            }
+        let _ = Answer::decode(frame);
+    }
+    let mut buffer = BytesMut::from(data);
+    while let Ok(Some(step)) = take_step(&mut buffer, 4096, |name| name.len() << 10) {
+        if let Step::Call { name, args } = step {
+            let _ = decode_call(&name, args);
         }
     }
     // the same bytes as the arguments of every method, and what they say as every method's result

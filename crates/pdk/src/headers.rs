@@ -1,5 +1,7 @@
 //! Headers as plugins see and set them: lower-case names, a list for a repeated one, ngx_lua's escaping on the way in.
 
+use std::{borrow::Cow, fmt::Display};
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use silverback_protocol::Value;
@@ -35,46 +37,73 @@ pub(crate) fn first<'a>(headers: &'a HeaderMap, name: &[u8], max: usize) -> Opti
 /// All values of the header that nginx's variable `$http_<variable>` stands for, joined as nginx joins them. The
 /// variable's name is in lower case, with `_` for `-`.
 pub(crate) fn joined(headers: &HeaderMap, variable: &str) -> Option<Bytes> {
-    let separator: &[u8] = if variable == "cookie" { b"; " } else { b", " };
+    joined_where(headers, variable.as_bytes(), |of_name, of_variable| {
+        of_name == of_variable || (of_name == b'-' && of_variable == b'_')
+    })
+}
+
+/// The same for a header by its name, in any case, in which `_` and `-` are one.
+pub(crate) fn joined_by_name(headers: &HeaderMap, name: &[u8]) -> Option<Bytes> {
+    joined_where(headers, name, |of_name, wanted| match wanted {
+        b'-' | b'_' => matches!(of_name, b'-' | b'_'),
+        other => of_name == other.to_ascii_lowercase(),
+    })
+}
+
+fn joined_where(headers: &HeaderMap, wanted: &[u8], same: impl Fn(u8, u8) -> bool) -> Option<Bytes> {
     let matches = |name: &HeaderName| {
-        name.as_str().len() == variable.len()
-            && name.as_str().bytes().zip(variable.bytes()).all(|(a, b)| a == b || (a == b'-' && b == b'_'))
+        let name = name.as_str().as_bytes();
+        name.len() == wanted.len() && name.iter().zip(wanted).all(|(&a, &b)| same(a, b))
     };
-    let mut values = headers.iter().filter(|(name, _)| matches(name)).map(|(_, value)| value);
+    let mut values = headers.iter().filter(|(name, _)| matches(name)).map(|(_, value)| value.as_bytes());
     let only = values.next()?;
-    let mut text = only.as_bytes().to_vec();
-    for value in values {
+    let Some(second) = values.next() else { return Some(Bytes::copy_from_slice(only)) };
+    let separator: &[u8] = if wanted.eq_ignore_ascii_case(b"cookie") { b"; " } else { b", " };
+    let mut text = only.to_vec();
+    for value in std::iter::once(second).chain(values) {
         text.extend_from_slice(separator);
-        text.extend_from_slice(value.as_bytes());
+        text.extend_from_slice(value);
     }
     Some(Bytes::from(text))
+}
+
+/// Bytes that a header's name may hold.
+const OF_NAMES: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut byte = b'!';
+    while byte < 0x7f {
+        bytes[byte as usize] =
+            !matches!(byte, b'"' | b'(' | b')' | b',' | b'/' | b':'..=b'@' | b'[' | b'\\' | b']' | b'{' | b'}');
+        byte += 1;
+    }
+    bytes
+};
+
+/// The bytes, with those percent-encoded that cannot be sent.
+fn sendable(raw: &[u8], can_be_sent: impl Fn(u8) -> bool) -> Cow<'_, [u8]> {
+    let Some(at) = raw.iter().position(|byte| !can_be_sent(*byte)) else { return Cow::Borrowed(raw) };
+    let (start, rest) = raw.split_at(at);
+    let mut out = start.to_vec();
+    for &byte in rest {
+        if can_be_sent(byte) {
+            out.push(byte);
+        } else {
+            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        }
+    }
+    Cow::Owned(out)
 }
 
 /// A header name as ngx_lua sends it: bytes that no name may hold are percent-encoded. `None` for an empty one, which
 /// cannot be sent at all.
 pub(crate) fn name(raw: &[u8]) -> Option<HeaderName> {
-    let mut out = Vec::with_capacity(raw.len());
-    for &byte in raw {
-        if byte > b' ' && byte < 0x7f && !b"\"(),/:;<=>?@[\\]{}".contains(&byte) {
-            out.push(byte);
-        } else {
-            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
-        }
-    }
-    HeaderName::from_bytes(&out).ok()
+    HeaderName::from_bytes(&sendable(raw, |byte| OF_NAMES[usize::from(byte)])).ok()
 }
 
 /// A header value as ngx_lua sends it: control bytes are percent-encoded.
 pub(crate) fn value(raw: &[u8]) -> HeaderValue {
-    let mut out = Vec::with_capacity(raw.len());
-    for &byte in raw {
-        if (byte < b' ' && byte != b'\t') || byte == 0x7f {
-            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
-        } else {
-            out.push(byte);
-        }
-    }
-    HeaderValue::from_bytes(&out).unwrap_or_else(|_| HeaderValue::from_static(""))
+    let value = sendable(raw, |byte| (byte >= b' ' || byte == b'\t') && byte != 0x7f);
+    HeaderValue::from_bytes(&value).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// The values that a plugin gave for a header: text, number, boolean, or a list of text. What is empty is sent as one
@@ -282,7 +311,7 @@ pub(crate) fn check(name: &Value, value: &Value) -> Result<(), String> {
         let shown = String::from_utf8_lossy(&lua::to_text(name)).into_owned();
         return Err(format!("invalid header name \"{shown}\": got {}, expected string", lua::type_name(name)));
     }
-    check_value(&show(name), value, "array of string, string, number or boolean")
+    check_value(|| show(name), value, "array of string, string, number or boolean")
 }
 
 /// The same for a table of headers.
@@ -292,23 +321,24 @@ pub(crate) fn check_table(headers: &Value) -> Result<(), String> {
         Value::Map(entries) => entries
             .iter()
             .filter(|(_, value)| !value.is_nil())
-            .try_for_each(|(name, value)| check_value(name, value, "string, number, boolean or array of strings")),
+            .try_for_each(|(name, value)| check_value(|| name, value, "string, number, boolean or array of strings")),
         Value::List(items) if items.is_empty() => Ok(()),
         Value::List(_) => Err("invalid header name \"1\": got number, expected string".to_owned()),
         _ => Err("headers must be a table".to_owned()),
     }
 }
 
-fn check_value(name: &str, value: &Value, expected: &str) -> Result<(), String> {
+fn check_value<N: Display>(name: impl Fn() -> N, value: &Value, expected: &str) -> Result<(), String> {
     match value {
         Value::Text(_) | Value::Binary(_) | Value::Int(_) | Value::Float(_) | Value::Bool(_) | Value::Map(_) => Ok(()),
         Value::List(items) => match items.iter().find(|item| item.as_bytes().is_none()) {
             None => Ok(()),
             Some(item) => {
-                Err(format!("invalid header value in array \"{name}\": got {}, expected string", lua::type_name(item)))
+                let (name, given) = (name(), lua::type_name(item));
+                Err(format!("invalid header value in array \"{name}\": got {given}, expected string"))
             }
         },
-        Value::Nil => Err(format!("invalid header value for \"{name}\": got nil, expected {expected}")),
+        Value::Nil => Err(format!("invalid header value for \"{}\": got nil, expected {expected}", name())),
     }
 }
 
@@ -347,6 +377,10 @@ mod tests {
         }
         assert_eq!(joined(&sample(), "x_a").unwrap(), "1, 2");
         assert_eq!(joined(&sample(), "cookie").unwrap(), "a=1; b=2");
+        assert_eq!(joined_by_name(&sample(), b"X-A").unwrap(), "1, 2");
+        assert_eq!(joined_by_name(&sample(), b"x_a").unwrap(), "1, 2");
+        assert_eq!(joined_by_name(&sample(), b"Cookie").unwrap(), "a=1; b=2");
+        assert_eq!(joined_by_name(&sample(), b"x"), None);
     }
 
     #[test]

@@ -1,23 +1,20 @@
 //! A connection to a plugin server: a Unix stream socket, the bytes read ahead and those to be written.
 
-use std::{io, os::fd::AsFd as _, path::Path, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use nix::sys::socket::{getsockopt, sockopt};
 use silverback_protocol::{
     msgpack::{Scanner, ServerMessage},
-    protobuf,
+    protobuf::{self, Step},
 };
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::UnixStream,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use crate::{
     FailureKind,
     life::{Identity, Life},
     size::{self, Held},
+    stream::Stream,
 };
 
 /// Bytes that are made room for at least, when reading.
@@ -32,7 +29,7 @@ const QUEUE_PAUSES: [Duration; 4] =
 
 /// A connection to a plugin server.
 pub(crate) struct Connection {
-    stream: UnixStream,
+    stream: Stream,
     input: BytesMut,
     pub(crate) output: BytesMut,
     scanner: Scanner,
@@ -64,7 +61,7 @@ pub(crate) enum Broken {
     #[error("{0}")]
     Io(io::Error),
     #[error("{0}")]
-    Protobuf(#[from] protobuf::Error),
+    Protobuf(protobuf::Error),
     #[error("{0}")]
     MsgPack(#[from] silverback_protocol::msgpack::Error),
 }
@@ -99,6 +96,15 @@ impl From<io::Error> for Broken {
     }
 }
 
+impl From<protobuf::Error> for Broken {
+    fn from(error: protobuf::Error) -> Self {
+        match error {
+            protobuf::Error::CallTooLarge { method, max: size::CALL, .. } => Self::LargeCall { method },
+            error => Self::Protobuf(error),
+        }
+    }
+}
+
 /// Connects, and tells who answers. A full backlog is a queue to wait in; bound this by a timeout.
 pub(crate) async fn connect(life: &Life) -> io::Result<(Connection, Identity)> {
     connect_to(&life.socket).await
@@ -109,7 +115,7 @@ pub(crate) async fn connect_to(socket: &Path) -> io::Result<(Connection, Identit
     let mut pauses = QUEUE_PAUSES.into_iter();
     let mut pause = Duration::ZERO;
     let stream = loop {
-        match UnixStream::connect(socket).await {
+        match Stream::connect(socket).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 pause = pauses.next().unwrap_or(pause);
                 sleep(pause).await;
@@ -117,13 +123,13 @@ pub(crate) async fn connect_to(socket: &Path) -> io::Result<(Connection, Identit
             other => break other?,
         }
     };
-    let peer = getsockopt(&stream.as_fd(), sockopt::PeerCredentials)?;
+    let peer = getsockopt(stream.socket(), sockopt::PeerCredentials)?;
     let identity = Identity::new(peer.pid(), &std::fs::metadata(socket)?);
     Ok((Connection::new(stream), identity))
 }
 
 impl Connection {
-    fn new(stream: UnixStream) -> Self {
+    fn new(stream: Stream) -> Self {
         Self {
             stream,
             input: BytesMut::with_capacity(READ_AHEAD),
@@ -146,39 +152,65 @@ impl Connection {
         self.sequence
     }
 
-    /// Writes what is in `output`, in one go if the socket takes it. If it is dropped on the way, what was not written
-    /// stays in `output`, so that it can be gone on with.
+    /// Sends what is in `output`, as far as the server takes it now; whether that was all.
+    pub(crate) fn flush_now(&mut self) -> Result<bool, Broken> {
+        let sent = self.stream.send_now(&mut self.output)?;
+        if sent {
+            self.spare_output();
+        }
+        Ok(sent)
+    }
+
+    /// Sends what is in `output`. If it is dropped on the way, what was not sent stays there, so that it can be gone on
+    /// with.
     pub(crate) async fn flush(&mut self) -> Result<(), Broken> {
-        let large = self.output.capacity() > KEPT_BUFFER;
-        while self.output.has_remaining() {
-            if self.stream.write_buf(&mut self.output).await? == 0 {
-                return Err(Broken::Io(io::ErrorKind::WriteZero.into()));
-            }
-        }
-        if large {
-            self.output = BytesMut::with_capacity(READ_AHEAD);
-        }
+        self.stream.send(&mut self.output).await?;
+        self.spare_output();
         Ok(())
     }
 
-    /// Writes what is in `output` as far as the socket takes it now; for a last word before closing.
-    pub(crate) fn flush_now(&mut self) {
-        let _ = self.stream.try_write(&self.output); // the server is left to itself, it may be gone
+    /// Gives the buffer back if it had to be large. It is empty.
+    fn spare_output(&mut self) {
+        if self.output.capacity() > KEPT_BUFFER {
+            self.output = BytesMut::with_capacity(READ_AHEAD);
+        }
+    }
+
+    /// Sends a last word before closing, as far as the server takes it now.
+    pub(crate) fn say_goodbye(&mut self) {
+        let _ = self.stream.send_now(&mut self.output); // the server is left to itself, it may be gone
         self.output.clear();
     }
 
-    /// The next frame of a ProtoBuf server, of at most `max` bytes.
-    pub(crate) async fn frame(&mut self, max: usize) -> Result<Bytes, Broken> {
+    /// The next frame of a ProtoBuf server.
+    pub(crate) async fn frame(&mut self) -> Result<Bytes, Broken> {
         loop {
-            if let Some(frame) = protobuf::take_frame(&mut self.input, max)? {
+            if let Some(frame) = protobuf::take_frame(&mut self.input, size::MESSAGE)? {
                 self.held.release();
                 return Ok(frame);
             }
-            // go-pdk writes a call in four pieces: letting others run first makes it one read instead of several
-            self.stream.readable().await?;
-            tokio::task::yield_now().await;
             self.fill().await?;
         }
+    }
+
+    /// What the handler that runs in a ProtoBuf server does next.
+    pub(crate) async fn step(&mut self) -> Result<Step, Broken> {
+        loop {
+            if let Some(step) = protobuf::take_step(&mut self.input, size::NAME, size::of_call)? {
+                self.held.release();
+                return Ok(step);
+            }
+            if !self.input.is_empty() {
+                // go-pdk writes a call in four pieces, and is about to write the next: meanwhile others run
+                tokio::task::yield_now().await;
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Whether a whole frame has come that was not taken yet.
+    pub(crate) fn has_frame(&self) -> bool {
+        protobuf::has_frame(&self.input)
     }
 
     /// The next response or notification of a MessagePack server.
@@ -206,7 +238,7 @@ impl Connection {
     pub(crate) async fn drain(&mut self, silence: Duration) {
         self.held.release();
         self.input = BytesMut::with_capacity(KEPT_BUFFER);
-        while let Ok(Ok(1..)) = timeout(silence, self.stream.read_buf(&mut self.input)).await {
+        while let Ok(Ok(1..)) = timeout(silence, self.stream.receive(&mut self.input)).await {
             self.input.clear();
         }
     }
@@ -221,10 +253,10 @@ impl Connection {
     /// behind), and would run on the exchange of another request.
     pub(crate) async fn settle(&mut self) -> Result<(), Broken> {
         let Some(owed) = self.owed.take() else { return Ok(()) };
-        if protobuf::Answer::decode(self.frame(size::MESSAGE).await?)?.sequence != owed {
+        if protobuf::Answer::decode(self.frame().await?)?.sequence != owed {
             return Err(Broken::OutOfStep);
         }
-        match self.stream.try_read_buf(&mut self.input) {
+        match self.stream.receive_now(&mut self.input) {
             Ok(0) => Err(Broken::Closed),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error.into()),
             _ if self.input.is_empty() => Ok(()),
@@ -243,7 +275,7 @@ impl Connection {
     /// Whether nothing has come since the last event on it, or but its end. What a server sends unasked would be taken
     /// for an answer.
     pub(crate) fn is_quiet(&mut self) -> bool {
-        self.owed.is_some() || matches!(self.stream.try_read_buf(&mut self.input), Ok(0) | Err(_))
+        self.owed.is_some() || matches!(self.stream.receive_now(&mut self.input), Ok(0) | Err(_))
     }
 
     /// Reads what is there. The buffer grows with what has come, not with what a header promises.
@@ -252,7 +284,7 @@ impl Connection {
             self.input = BytesMut::with_capacity(READ_AHEAD);
         }
         self.input.reserve(READ_AHEAD.max(self.input.len().min(1 << 20)));
-        if self.stream.read_buf(&mut self.input).await? == 0 {
+        if self.stream.receive(&mut self.input).await? == 0 {
             return Err(Broken::Closed);
         }
         if self.held.grow_to(self.input.len()) { Ok(()) } else { Err(Broken::NoRoom) }

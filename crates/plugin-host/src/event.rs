@@ -14,7 +14,7 @@
 //! Before that: an event waits for its turn ([`crate::admission`]), and is not run at all if its instance fails again and
 //! again ([`crate::breaker`]).
 
-use std::{cell::RefCell, collections::HashMap, marker::PhantomData, sync::Arc, time::Duration};
+use std::{cell::RefCell, marker::PhantomData, sync::Arc, time::Duration};
 
 use silverback_log::Level;
 use silverback_model::Phase;
@@ -78,8 +78,8 @@ pub enum EventEnd {
 /// One worker thread's connections to plugin servers.
 pub struct Connections {
     host: Arc<Host>,
-    /// By epoch.
-    pools: RefCell<HashMap<u64, Pool>>,
+    /// One for each life that is not over, and those that were over when it was last looked.
+    pools: RefCell<Vec<Pool>>,
     not_send: PhantomData<*const ()>,
 }
 
@@ -318,7 +318,7 @@ impl Connections {
         life: &Arc<Life>,
         give_up: Instant,
     ) -> Result<Option<(Connection, bool)>, String> {
-        if let Some(pool) = self.pools.borrow_mut().get_mut(&life.epoch) {
+        if let Some(pool) = pool_of(life, &mut self.pools.borrow_mut()) {
             while let Some(mut connection) = pool.idle.take() {
                 if connection.is_quiet() {
                     return Ok(Some((connection, true)));
@@ -348,11 +348,14 @@ impl Connections {
             return;
         }
         let mut pools = self.pools.borrow_mut();
-        if !pools.contains_key(&life.epoch) {
-            pools.retain(|_, pool| !pool.life.is_over());
+        if let Some(pool) = pool_of(life, &mut pools) {
+            pool.idle.keep(connection);
+            return;
         }
-        let pool = pools.entry(life.epoch).or_insert_with(|| Pool { life: Arc::clone(life), idle: Idle::new() });
-        pool.idle.keep(connection);
+        pools.retain(|pool| !pool.life.is_over());
+        let mut idle = Idle::new();
+        idle.keep(connection);
+        pools.push(Pool { life: Arc::clone(life), idle });
     }
 
     /// `life`: the one that it failed in, if it got that far.
@@ -394,6 +397,11 @@ impl Connections {
         };
         Failed { failure, ended }
     }
+}
+
+/// There are few: a process of a server has one.
+fn pool_of<'p>(life: &Life, pools: &'p mut [Pool]) -> Option<&'p mut Pool> {
+    pools.iter_mut().find(|pool| pool.life.epoch == life.epoch)
 }
 
 fn unavailable(server: &Server, why: &Unready) -> String {

@@ -35,6 +35,7 @@ mod socket;
 mod sources;
 mod start;
 mod status;
+mod stream;
 mod supervisor;
 mod usage;
 mod words;

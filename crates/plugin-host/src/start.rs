@@ -24,7 +24,6 @@ use crate::{
     instance::{NotStarted, StartResult, Started},
     life::Life,
     server::Server,
-    size,
 };
 
 /// Pause before a server is asked again that went away while it was asked.
@@ -209,7 +208,7 @@ async fn protobuf_answer(
     number: i32,
 ) -> Result<Attempt, Broken> {
     connection.flush().await?;
-    let answer = Answer::decode(connection.frame(size::MESSAGE).await?)?;
+    let answer = Answer::decode(connection.frame().await?)?;
     Ok(match answer.instance {
         Some(id) if answer.sequence != i64::from(sequence) => {
             Attempt::Refused(format!("it started instance {id} for another command"))

@@ -27,6 +27,8 @@ pub const HEADER: usize = 4;
 pub enum Error {
     #[error("frame of {length} bytes, more than the {max} that are accepted")]
     FrameTooLarge { length: usize, max: usize },
+    #[error("{method} was called with {length} bytes, more than the {max} that are accepted")]
+    CallTooLarge { method: String, length: usize, max: usize },
     #[error("message of more than {MAX_ITEMS} items")]
     TooManyItems,
     #[error("message {message} cannot be decoded: {reason}")]
@@ -35,27 +37,82 @@ pub enum Error {
     UnknownMethod { name: String },
 }
 
+/// The length that the frame at the front of `buffer` says that it has, if that is there already.
+fn announced(buffer: &[u8]) -> Option<usize> {
+    buffer.first_chunk::<HEADER>().map(|header| usize::try_from(u32::from_le_bytes(*header)).unwrap_or(usize::MAX))
+}
+
+/// The message of the frame at the front of `buffer`, and what comes after it; `None` if it is not there yet.
+fn split_frame(buffer: &[u8]) -> Option<(&[u8], &[u8])> {
+    let length = announced(buffer)?;
+    buffer.get(HEADER..)?.split_at_checked(length)
+}
+
 /// Takes the next frame from the front of `buffer`; `None` if it is not there yet.
 ///
 /// # Errors
 /// The frame is longer than `max` bytes.
 pub fn take_frame(buffer: &mut BytesMut, max: usize) -> Result<Option<Bytes>, Error> {
-    let Some(header) = buffer.first_chunk::<HEADER>() else { return Ok(None) };
-    let length = usize::try_from(u32::from_le_bytes(*header)).unwrap_or(usize::MAX);
+    let Some(length) = announced(buffer) else { return Ok(None) };
     if length > max {
         return Err(Error::FrameTooLarge { length, max });
     }
-    if buffer.len() - HEADER < length {
+    Ok(has_frame(buffer).then(|| cut(buffer, length)))
+}
+
+fn cut(buffer: &mut BytesMut, length: usize) -> Bytes {
+    buffer.advance(HEADER);
+    buffer.split_to(length).freeze()
+}
+
+/// Whether the frame at the front of `buffer` is there.
+pub fn has_frame(buffer: &[u8]) -> bool {
+    split_frame(buffer).is_some()
+}
+
+/// What a handler does next, while its event runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It makes a PDK call, in two frames: [`decode_call`].
+    Call { name: Bytes, args: Bytes },
+    /// It has returned.
+    End,
+}
+
+/// Takes what a handler does next from the front of `buffer`; `None` if it is not there yet, or not all of it.
+///
+/// # Errors
+/// A name is longer than `max_name` bytes, or the arguments of a call are longer than `max_args` says for its name.
+pub fn take_step(
+    buffer: &mut BytesMut,
+    max_name: usize,
+    max_args: impl Fn(&[u8]) -> usize,
+) -> Result<Option<Step>, Error> {
+    match announced(buffer) {
+        None => return Ok(None),
+        Some(0) => {
+            buffer.advance(HEADER);
+            return Ok(Some(Step::End));
+        }
+        Some(length) if length > max_name => return Err(Error::FrameTooLarge { length, max: max_name }),
+        Some(_) => {}
+    }
+    let Some((name, rest)) = split_frame(buffer) else { return Ok(None) };
+    let Some(length) = announced(rest) else { return Ok(None) };
+    let max = max_args(name);
+    if length > max {
+        return Err(Error::CallTooLarge { method: String::from_utf8_lossy(name).into_owned(), length, max });
+    }
+    if !has_frame(rest) {
         return Ok(None);
     }
-    buffer.advance(HEADER);
-    Ok(Some(buffer.split_to(length).freeze()))
+    let name_length = name.len();
+    Ok(Some(Step::Call { name: cut(buffer, name_length), args: cut(buffer, length) }))
 }
 
 /// Whether `buffer` holds no more than one frame, which need not be complete.
 pub fn is_one_frame(buffer: &[u8]) -> bool {
-    let Some(header) = buffer.first_chunk::<HEADER>() else { return true };
-    usize::try_from(u32::from_le_bytes(*header)).is_ok_and(|length| buffer.len() - HEADER <= length)
+    split_frame(buffer).is_none_or(|(_, rest)| rest.is_empty())
 }
 
 /// Appends an empty frame.
@@ -67,7 +124,7 @@ pub fn put_empty_frame(out: &mut BytesMut) {
 fn put_frame(message: &impl prost::Message, out: &mut BytesMut) {
     let length = message.encoded_len();
     out.reserve(HEADER + length);
-    out.put_u32_le(u32::try_from(length).unwrap_or(u32::MAX));
+    put_header(length, out);
     message.encode_raw(out);
 }
 
@@ -93,6 +150,7 @@ impl Command<'_> {
     pub fn put(&self, sequence: i64, out: &mut BytesMut) {
         use schema::rpc_call::Call as Cmd;
         let call = match *self {
+            Command::HandleEvent { instance, phase } => return put_handle_event(sequence, instance, phase, out),
             Command::StartInstance { plugin, config } => Cmd::CmdStartInstance(schema::CmdStartInstance {
                 name: plugin.to_owned(),
                 config: Bytes::copy_from_slice(config.as_bytes()),
@@ -100,12 +158,51 @@ impl Command<'_> {
             Command::InstanceStatus { instance } => {
                 Cmd::CmdGetInstanceStatus(schema::CmdGetInstanceStatus { instance_id: instance })
             }
-            Command::HandleEvent { instance, phase } => {
-                Cmd::CmdHandleEvent(schema::CmdHandleEvent { instance_id: instance, event_name: phase.to_owned() })
-            }
         };
         put_frame(&schema::RpcCall { sequence, call: Some(call) }, out);
     }
+}
+
+/// The command that every event begins with, without the copies that a message of the schema needs: an `RpcCall` with
+/// `sequence` and `cmd_handle_event`, of `instance_id` and `event_name`. What is zero is left out.
+fn put_handle_event(sequence: i64, instance: i32, phase: &str, out: &mut BytesMut) {
+    use prost::encoding::{WireType::LengthDelimited, encode_key, encode_varint, int32, int64};
+    const HANDLE_EVENT: u32 = 36;
+    let mut event = Vec::with_capacity(64);
+    if instance != 0 {
+        int32::encode(1, &instance, &mut event);
+    }
+    put_text(2, phase, &mut event);
+    let mut call = Vec::with_capacity(64);
+    if sequence != 0 {
+        int64::encode(1, &sequence, &mut call);
+    }
+    encode_key(HANDLE_EVENT, LengthDelimited, &mut call);
+    encode_varint(event.len() as u64, &mut call);
+    put_header(call.len() + event.len(), out);
+    out.put_slice(&call);
+    out.put_slice(&event);
+}
+
+/// Appends a text as a field of a message; none if it is empty.
+fn put_text(field: u32, text: &str, message: &mut impl BufMut) {
+    use prost::encoding::{WireType::LengthDelimited, encode_key, encode_varint};
+    if !text.is_empty() {
+        encode_key(field, LengthDelimited, message);
+        encode_varint(text.len() as u64, message);
+        message.put_slice(text.as_bytes());
+    }
+}
+
+/// What [`put_text`] appends.
+fn text_length(field: u32, text: &str) -> usize {
+    use prost::encoding::{encoded_len_varint, key_len};
+    let length = text.len();
+    if length == 0 { 0 } else { key_len(field) + encoded_len_varint(length as u64) + length }
+}
+
+fn put_header(length: usize, out: &mut BytesMut) {
+    out.put_u32_le(u32::try_from(length).unwrap_or(u32::MAX));
 }
 
 /// A server's answer to a command.

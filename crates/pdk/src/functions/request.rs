@@ -242,9 +242,7 @@ fn trusted_header(exchange: &Exchange, name: &str) -> Option<Bytes> {
 /// its value looks like several.
 pub(super) fn first_header(exchange: &Exchange, name: &[u8]) -> Option<Bytes> {
     let headers = &exchange.request.headers;
-    let variable: String =
-        name.iter().map(|&byte| if byte == b'-' { '_' } else { char::from(byte.to_ascii_lowercase()) }).collect();
-    let joined = headers::joined(headers, &variable)?;
+    let joined = headers::joined_by_name(headers, name)?;
     if !joined.windows(2).any(|pair| pair == b", ") {
         return Some(joined);
     }

@@ -227,6 +227,9 @@ fn set_status(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
 
 /// The name of a header of an answer: ngx_lua writes `-` for `_`.
 fn answer_name(raw: &[u8]) -> Option<HeaderName> {
+    if !raw.contains(&b'_') {
+        return headers::name(raw);
+    }
     let dashed: Vec<u8> = raw.iter().map(|&byte| if byte == b'_' { b'-' } else { byte }).collect();
     headers::name(&dashed)
 }

@@ -65,18 +65,18 @@ impl<'a, 's> Clock<'a, 's> {
     /// # Errors
     /// Afterwards there was no slot in time.
     pub(super) async fn pause<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Refused> {
-        let begun = Instant::now();
-        let mut waited = false;
+        let mut begun = None;
         let mut work = std::pin::pin!(work);
         let result = std::future::poll_fn(|context| {
             let poll = work.as_mut().poll(context);
-            if poll.is_pending() && !std::mem::replace(&mut waited, true) {
+            if poll.is_pending() && begun.is_none() {
+                begun = Some(Instant::now());
                 self.turn.give_back();
             }
             poll
         })
         .await;
-        if waited {
+        if let Some(begun) = begun {
             let taken = self.turn.take_again().await;
             let deadline = self.sleep.deadline() + begun.elapsed();
             self.sleep.as_mut().reset(deadline);

@@ -1,13 +1,12 @@
 //! An event of a ProtoBuf server: after the command the plugin drives, two frames a PDK call, until an empty frame.
 
 use silverback_model::Phase;
-use silverback_protocol::protobuf::{self, Command, decode_call, put_empty_frame, put_result};
+use silverback_protocol::protobuf::{Command, Step, decode_call, put_empty_frame, put_result};
 
 use super::{Clock, Done, EventEnd, Pdk, Reply, Stop, broken};
 use crate::{
     FailureKind,
     connection::{Broken, Connection},
-    size,
 };
 
 /// Runs an event. After it the connection can be used again: the `RpcReturn` that follows is left to the next event on
@@ -28,21 +27,21 @@ pub(super) async fn run<P: Pdk>(
     let sequence = i64::from(connection.next_sequence());
     let instance = i32::try_from(instance).unwrap_or_default();
     Command::HandleEvent { instance, phase: phase.name() }.put(sequence, &mut connection.output);
-    match clock.limit(connection.flush()).await {
+    match send(connection, &mut clock).await {
         Some(Ok(())) => {}
         Some(Err(error @ (Broken::Unread | Broken::Closed))) => return Err(Stop::Unsent(error.to_string())),
         Some(Err(error)) => return Err(broken(&error)),
         None => return Err(deadline(&clock)),
     }
-    let mut name = first(clock.limit(connection.frame(size::NAME)).await, &clock)?;
-    while !name.is_empty() {
-        let args = match (clock.limit(connection.frame(size::of_call(&name))).await, size::of_call(&name)) {
-            (Some(Err(Broken::Protobuf(protobuf::Error::FrameTooLarge { .. }))), size::CALL) => {
-                let method = String::from_utf8_lossy(&name).into_owned();
-                return Err(broken(&Broken::LargeCall { method }));
-            }
-            (args, _) => next(args, &clock)?,
-        };
+    let mut step = match clock.limit(connection.step()).await {
+        Some(Err(Broken::Unread)) => return Err(Stop::Unsent(Broken::Unread.to_string())),
+        // as long as no frame of the event came, it may be that the server does not know the instance: it closes then
+        Some(Err(Broken::Closed)) if !connection.has_frame() => {
+            return Err(Stop::Unknown("the server closed the connection at once".to_owned()));
+        }
+        step => next(step, &clock)?,
+    };
+    while let Step::Call { name, args } = step {
         let (call, method) = match decode_call(&name, args) {
             Ok(call) => call,
             // the plugin made a call that there is not: its fault, not the protocol's
@@ -56,28 +55,25 @@ pub(super) async fn run<P: Pdk>(
             Reply::Exit => {
                 // the plugin waits for an answer, then closes
                 put_empty_frame(&mut connection.output);
-                connection.flush_now();
+                connection.say_goodbye();
                 return Ok(Done::Gone(EventEnd::Exited));
             }
             Reply::Raise(message) => return Err(Stop::Failed(FailureKind::Raised, message)),
         }
-        match clock.limit(connection.flush()).await {
-            Some(result) => result.map_err(|error| broken(&error))?,
-            None => return Err(deadline(&clock)),
-        }
-        name = next(clock.limit(connection.frame(size::NAME)).await, &clock)?;
+        next(send(connection, &mut clock).await, &clock)?;
+        step = next(clock.limit(connection.step()).await, &clock)?;
     }
     connection.owed = Some(sequence);
     connection.settle_early().map_err(|error| broken(&error))?;
     Ok(Done::Reusable(EventEnd::Returned))
 }
 
-/// As long as no frame of the event came, it may be that the server does not know the instance: it closes then.
-fn first<T>(result: Option<Result<T, Broken>>, clock: &Clock<'_, '_>) -> Result<T, Stop> {
-    match result {
-        Some(Err(Broken::Unread)) => Err(Stop::Unsent(Broken::Unread.to_string())),
-        Some(Err(Broken::Closed)) => Err(Stop::Unknown("the server closed the connection at once".to_owned())),
-        other => next(other, clock),
+/// Sends what is in the output buffer; `None` if the deadline comes first. The server has room for it, most often.
+async fn send(connection: &mut Connection, clock: &mut Clock<'_, '_>) -> Option<Result<(), Broken>> {
+    match connection.flush_now() {
+        Ok(true) => Some(Ok(())),
+        Ok(false) => clock.limit(connection.flush()).await,
+        Err(error) => Some(Err(error)),
     }
 }
 

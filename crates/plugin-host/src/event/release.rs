@@ -20,7 +20,6 @@ use crate::{
     connection::{Broken, Connection, connect},
     life::Life,
     server::{MAX_PARKED, Server},
-    size,
 };
 
 /// A server that has sent nothing for this long has sent its message.
@@ -161,7 +160,7 @@ async fn probe(server: &Server, connection: &mut Connection, instance: i64) -> R
             let instance = i32::try_from(instance).unwrap_or_default();
             Command::InstanceStatus { instance }.put(request.into(), &mut connection.output);
             connection.flush().await?;
-            connection.frame(size::MESSAGE).await?;
+            connection.frame().await?;
         }
         WireProtocol::MsgPack => {
             Request::HandleEvent { instance: -1, phase: "access" }.put(request, &mut connection.output);

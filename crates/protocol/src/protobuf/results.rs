@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use prost_types::{ListValue, Struct, value::Kind};
 
-use super::{put_empty_frame, put_frame, schema};
+use super::{put_empty_frame, put_frame, put_header, put_text, schema, text_length};
 use crate::{Return, Value, lua, method::Message, value::readable};
 
 pub(super) fn put(output: Message, result: &Return, out: &mut BytesMut) {
@@ -18,7 +18,7 @@ pub(super) fn put(output: Message, result: &Return, out: &mut BytesMut) {
         Message::Bool => put_frame(&schema::Bool { v: !matches!(value, Value::Bool(false)) }, out),
         Message::Int => put_frame(&schema::Int { v: int32(value) }, out),
         Message::Number => put_frame(&schema::Number { v: double(value) }, out),
-        Message::String => put_frame(&schema::String { v: text(value) }, out),
+        Message::String => put_string(value, out),
         Message::ByteString => put_frame(&schema::ByteString { v: bytes(value) }, out),
         Message::Struct => put_frame(&wrap_texts(value), out),
         Message::ListValue => {
@@ -38,6 +38,14 @@ pub(super) fn put(output: Message, result: &Return, out: &mut BytesMut) {
         | Message::KV
         | Message::Target => put_empty_frame(out),
     }
+}
+
+/// The message `String`, without a copy of the text.
+fn put_string(value: &Value, out: &mut BytesMut) {
+    let Some(bytes) = value.as_bytes() else { return put_frame(&schema::String { v: text(value) }, out) };
+    let text = readable(bytes);
+    put_header(text_length(1, &text), out);
+    put_text(1, &text, out);
 }
 
 /// A table is a list if it has an item at 1, so the empty table is a struct, whatever it was meant to be.

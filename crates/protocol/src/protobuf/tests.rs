@@ -51,6 +51,38 @@ fn a_frame_that_is_too_long_is_refused_by_its_header() {
     assert_eq!(take_frame(&mut buffer, 1000), Err(Error::FrameTooLarge { length: 0xffff_ffff, max: 1000 }));
 }
 
+/// What is taken once all of `bytes` has come, after nothing while they come one by one.
+fn step_of(bytes: &[u8]) -> Result<Option<Step>, Error> {
+    let max_args = |name: &[u8]| if name == b"large" { 300 } else { 2 };
+    let mut buffer = BytesMut::new();
+    let (last, before) = bytes.split_last().unwrap();
+    for byte in before {
+        buffer.put_u8(*byte);
+        assert_eq!(take_step(&mut buffer, 5, max_args), Ok(None));
+    }
+    buffer.put_u8(*last);
+    let step = take_step(&mut buffer, 5, max_args);
+    assert!(buffer.is_empty() || step.is_err());
+    step
+}
+
+#[test]
+fn a_call_is_taken_when_both_of_its_frames_are_there() {
+    let call = |name: &'static str, args: &'static str| Step::Call { name: name.into(), args: args.into() };
+    assert_eq!(step_of(b"\x03\0\0\0abc\x02\0\0\0de"), Ok(Some(call("abc", "de"))));
+    assert_eq!(step_of(b"\x03\0\0\0abc\0\0\0\0"), Ok(Some(call("abc", ""))));
+    assert_eq!(step_of(b"\0\0\0\0"), Ok(Some(Step::End)));
+    assert_eq!(step_of(b"\x05\0\0\0large\x04\0\0\0defg"), Ok(Some(call("large", "defg"))));
+}
+
+#[test]
+fn a_call_that_is_too_large_is_refused_by_its_headers() {
+    assert_eq!(step_of(b"\x06\0\0\0"), Err(Error::FrameTooLarge { length: 6, max: 5 }));
+    let refused = |method: &str, length, max| Err(Error::CallTooLarge { method: method.to_owned(), length, max });
+    assert_eq!(step_of(b"\x03\0\0\0abc\x03\0\0\0"), refused("abc", 3, 2));
+    assert_eq!(step_of(b"\x05\0\0\0large\x2d\x01\0\0"), refused("large", 301, 300));
+}
+
 #[test]
 fn commands_are_those_of_the_schema() {
     let mut out = BytesMut::new();
@@ -61,6 +93,20 @@ fn commands_are_those_of_the_schema() {
     Command::StartInstance { plugin: "p", config: "{}" }.put(1, &mut out);
     let frame = take_frame(&mut out, 1000).unwrap().unwrap();
     assert_eq!(&frame[..], b"\x08\x01\x8a\x02\x07\x0a\x01p\x12\x02{}");
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_by_hand_is_what_the_schema_says(sequence: i64, instance: i32, phase in ".{0,200}") {
+        use schema::rpc_call::Call as Cmd;
+        let mut out = BytesMut::new();
+        Command::HandleEvent { instance, phase: &phase }.put(sequence, &mut out);
+        let event = schema::CmdHandleEvent { instance_id: instance, event_name: phase.clone() };
+        let call = schema::RpcCall { sequence, call: Some(Cmd::CmdHandleEvent(event)) };
+        prop_assert_eq!(take_frame(&mut out, usize::MAX), Ok(Some(call.encode_to_vec().into())));
+        let message = schema::String { v: phase.clone() };
+        prop_assert_eq!(result("kong.request.get_host", Value::text(phase)), message.encode_to_vec());
+    }
 }
 
 #[test]
