@@ -1,0 +1,173 @@
+"""A session: the servers that run, the rounds of load, and what went wrong."""
+import contextlib
+import fcntl
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import load, probe, processes, servers
+from .case import Case, Outcome, Usage
+from .languages import PluginServer
+from .servers import Server, ServerError
+from .settings import Settings
+
+Measure = Callable[[Case, float], load.Load]
+START_WITHIN = 60.0
+# Between two loads: the first one's last requests end, their connections are closed.
+PAUSE = 0.3
+
+
+class Session:
+    """Runs servers in a scratch directory and measures them. To be used with `with`: it stops what it started."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.problems: list[str] = []
+        self.work = Path(tempfile.mkdtemp(prefix="sbbench."))
+        self.work.chmod(0o755)  # nginx's workers may be another user's
+        self.ports = servers.Ports(settings.port)
+        self._running: list[Server] = []
+        self._upstream: Server | None = None
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop_servers()
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    # Servers -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def upstream(self) -> Server:
+        """The upstream of all others; it is started when it is first asked for."""
+        if self._upstream is None:
+            self._upstream = servers.upstream(self.directory("upstream"), self.ports.take())
+            if not self.start(self._upstream):
+                raise ServerError("the bench has no upstream")
+        return self._upstream
+
+    def silverback(self, name: str, plugin_servers: Sequence[PluginServer] = (), routes: list[dict[str, Any]] | None = None,
+                   plugins: list[dict[str, Any]] | None = None, listen: str = "reuseport backlog=4096", tls: bool = False) -> Server | None:
+        """The gateway with one service and one route for all paths, or `routes`; None if it does not start."""
+        service = {"name": "origin", "url": f"http://127.0.0.1:{self.upstream.port}",
+                   "routes": routes or [{"name": "origin", "paths": ["/"]}]}
+        work = self.directory(name)
+        if tls:
+            self.certificate(work)
+            listen = "ssl http2 " + listen
+        config = {"services": [service], "plugins": plugins or []}
+        server = servers.silverback(self.settings, work, self.ports.take(), config, list(plugin_servers), listen)
+        return server if self.start(server, tls) else None
+
+    def peer(self, name: str, variant: str) -> Server | None:
+        """A peer; None if it does not start."""
+        work = self.directory(f"{name}-{variant.replace('=', '-')}")
+        if variant == "tls":
+            self.certificate(work)
+        server = servers.peer(name, work, self.ports.take(), self.upstream.port, self.settings.workers, variant)
+        return server if self.start(server, variant == "tls", variant == "h2c") else None
+
+    def start(self, server: Server, tls: bool = False, http2: bool = False) -> bool:
+        """Starts a server and waits until it answers; if it does not, that is a problem of the session."""
+        server.start()
+        self._running.append(server)
+        deadline = time.monotonic() + START_WITHIN
+        while time.monotonic() < deadline and not server.has_ended():
+            if probe.fetch(f"{'https' if tls else 'http'}://127.0.0.1:{server.port}/", http2).status == 200:
+                return True
+            time.sleep(0.05)
+        self.problem(f"{server.name} did not start:\n{server.last_words()}")
+        return False
+
+    def stop_servers(self) -> None:
+        """Stops all servers, the upstream too."""
+        for server in self._running:
+            if server.process is not None and server.process.poll() is None:
+                server.process.terminate()
+        for server in self._running:
+            server.stop()
+        self._running, self._upstream = [], None
+
+    def directory(self, name: str) -> Path:
+        """A new directory of that name, or one like it."""
+        path = Path(tempfile.mkdtemp(prefix=name + ".", dir=self.work))
+        path.chmod(0o755)
+        return path
+
+    def certificate(self, directory: Path) -> None:
+        """Puts cert.pem and key.pem there: the same for all servers."""
+        cert, key = self.work / "cert.pem", self.work / "key.pem"
+        if not cert.exists():
+            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
+                            "-subj", "/CN=localhost", "-keyout", key, "-out", cert], check=True, capture_output=True)
+        shutil.copy(cert, directory)
+        shutil.copy(key, directory)
+
+    # Measuring ---------------------------------------------------------------------------------------------------------
+
+    def measure(self, cases: list[Case], how: Measure | None = None) -> list[Outcome]:
+        """Loads each case once in each round; the first is the yardstick. Cases that answer wrongly are left out, and are a problem."""
+        how = how or self.wrk
+        if not cases or not self._answers(cases[0]):
+            raise ServerError("there is no yardstick")
+        right = [cases[0], *(case for case in cases[1:] if self._answers(case))]
+        for case in right:
+            with self._alone():
+                how(case, self.settings.warmup)
+        outcomes = [Outcome(case) for case in right]
+        for turn in range(self.settings.rounds):
+            first = turn * len(outcomes) // self.settings.rounds
+            for outcome in outcomes[first:] + outcomes[:first]:
+                self._load(outcome, how)
+        for outcome in outcomes:
+            outcome.compare(outcomes[0])
+            if outcome.wrong:
+                self.problem(f"{outcome.case.label}: wrong answers: {outcome.wrong}")
+            self._answers(outcome.case)
+        return outcomes
+
+    def wrk(self, case: Case, seconds: float) -> load.Load:
+        """Closed loop over HTTP/1.1."""
+        return load.wrk(case.url, case.connections or self.settings.connections, seconds, self.settings.generator_threads, case.script)
+
+    def problem(self, text: str) -> None:
+        """Notes what makes the run fail, and says so at once."""
+        self.problems.append(text)
+        print(f"bench: {text}", file=sys.stderr, flush=True)
+
+    def _answers(self, case: Case) -> bool:
+        fault = case.fault()
+        if fault:
+            self.problem(f"{case.label}: {fault}\n{case.server.last_words()}")
+        return fault is None
+
+    def _load(self, outcome: Outcome, how: Measure) -> None:
+        own, extensions = outcome.case.server.pids()
+        with self._alone():
+            processes.reset_peak(own + extensions)
+            before = {pid: processes.cpu_seconds(pid) for pid in own + extensions}
+            outcome.loads.append(how(outcome.case, self.settings.seconds))
+            outcome.usages.append(Usage(
+                own_cpu=sum(max(processes.cpu_seconds(pid) - before[pid], 0.0) for pid in own),
+                extension_cpu=sum(max(processes.cpu_seconds(pid) - before[pid], 0.0) for pid in extensions),
+                own_memory=processes.memory(own, "VmHWM"),
+                extension_memory=processes.memory(extensions, "VmHWM"),
+            ))
+        print(f"  {outcome.case.label:44} {outcome.loads[-1].rate:10.0f} requests/s", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps other benches that use the same lock from measuring at the same time; then a pause."""
+        if self.settings.lock is None:
+            yield
+        else:
+            with self.settings.lock.open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
+        time.sleep(PAUSE)
