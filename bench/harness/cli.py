@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="all by default")
     parser.add_argument("--list", action="store_true", help="name the scenarios")
     parser.add_argument("--quick", action="store_true", help="one short round of each: a look, not a measurement")
-    parser.add_argument("--seconds", type=float, help="of each single load (4; quick: 1)")
+    parser.add_argument("--seconds", type=float, help="of each single load (3; quick: 1)")
     parser.add_argument("--rounds", type=int, help="how often each case is measured (3; quick: 1)")
     parser.add_argument("--connections", type=int, default=32, help="of the load generators (32)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="of each proxy (one for each core)")
@@ -94,9 +94,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    seconds = options.seconds or (1.0 if options.quick else 4.0)
+    seconds = options.seconds or (1.0 if options.quick else 3.0)
     return Settings(
-        silverback=options.silverback.resolve(), seconds=seconds, warmup=1.0, rounds=options.rounds or (1 if options.quick else 3),
+        silverback=options.silverback.resolve(), thorough=not options.quick, seconds=seconds, warmup=1.0, rounds=options.rounds or (1 if options.quick else 3),
         connections=options.connections, workers=options.workers, port=options.port,
         only=frozenset(filter(None, options.only.split(","))), lock=options.lock,
     )

@@ -15,7 +15,7 @@ class PluginServer:
     """A plugin server as kong.conf names it. In the commands {prefix} stands for the gateway's prefix."""
 
     name: str
-    plugin: str
+    plugins: tuple[str, ...]
     start: str
     query: str
     workers: int = 1
@@ -47,20 +47,21 @@ class Language:
 def go(executable: Path = GO_PLUGIN) -> PluginServer:
     """A plugin built with go-pdk, which is its own server; executable and plugin share the name."""
     name = executable.name
-    return PluginServer(name, name, f"{executable} -kong-prefix {{prefix}}", f"{executable} -dump")
+    return PluginServer(name, (name,), f"{executable} -kong-prefix {{prefix}}", f"{executable} -dump")
 
 
-def javascript(workers: int = 1) -> PluginServer:
-    """kong-js-pluginserver."""
-    command = f"{NODE_SERVER} --plugins-directory {PLUGINS / 'node'}"
-    return PluginServer("bench-js", "bench-js", f"{command} --kong-prefix {{prefix}} --sock-name bench-js.socket",
+def javascript(workers: int = 1, directory: Path = PLUGINS / "node") -> PluginServer:
+    """kong-js-pluginserver with the plugins of a directory."""
+    command = f"{NODE_SERVER} --plugins-directory {directory}"
+    plugins = tuple(sorted(file.stem for file in directory.glob("*.js")))
+    return PluginServer("bench-js", plugins, f"{command} --kong-prefix {{prefix}} --sock-name bench-js.socket",
                         f"{command} --dump-all-plugins", workers)
 
 
 def python(workers: int = 1, flags: str = "") -> PluginServer:
     """kong-python-pdk, embedded; a thread for each connection, or a greenlet with -g."""
     command = f"{PYTHON} {PLUGINS / 'python/bench.py'} --no-lua-style {flags}".rstrip()
-    return PluginServer("bench-python", "bench-python", f"{command} --kong-prefix {{prefix}} --socket-name bench-python.socket",
+    return PluginServer("bench-python", ("bench-python",), f"{command} --kong-prefix {{prefix}} --socket-name bench-python.socket",
                         f"{command} --dump", workers)
 
 

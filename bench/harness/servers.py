@@ -154,7 +154,7 @@ def silverback(settings: Settings, work: Path, port: int, config: dict[str, Any]
     if "ssl" in listen.split():
         lines += [f"ssl_cert = {work}/cert.pem", f"ssl_cert_key = {work}/key.pem"]
     if plugin_servers:
-        lines.append("plugins = bundled," + ",".join(server.plugin for server in plugin_servers))
+        lines.append("plugins = bundled," + ",".join(name for server in plugin_servers for name in server.plugins))
         lines.append("pluginserver_names = " + ",".join(server.name for server in plugin_servers))
     for server in plugin_servers:
         lines += [f"pluginserver_{server.property_name}_{key} = {value}" for key, value in server.properties(work).items()]

@@ -6,13 +6,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from . import load, probe, processes, servers
 from .case import Case, Outcome, Usage
-from .languages import PluginServer
+from .gateway import Gateway
 from .servers import Server, ServerError
 from .settings import Settings
 
@@ -52,26 +51,39 @@ class Session:
                 raise ServerError("the bench has no upstream")
         return self._upstream
 
-    def silverback(self, name: str, plugin_servers: Sequence[PluginServer] = (), routes: list[dict[str, Any]] | None = None,
-                   plugins: list[dict[str, Any]] | None = None, listen: str = "reuseport backlog=4096", tls: bool = False) -> Server | None:
-        """The gateway with one service and one route for all paths, or `routes`; None if it does not start."""
-        service = {"name": "origin", "url": f"http://127.0.0.1:{self.upstream.port}",
-                   "routes": routes or [{"name": "origin", "paths": ["/"]}]}
+    def silverback(self, name: str, configuration: Gateway = Gateway()) -> Server | None:
+        """The gateway; None if it does not start."""
+        server = self.prepare_silverback(name, configuration)
+        return server if self.start(server, configuration.tls) else None
+
+    def prepare_silverback(self, name: str, configuration: Gateway = Gateway()) -> Server:
+        """The gateway, not started yet. `name` is that of its directory."""
+        service = {"name": "origin", "url": f"http://127.0.0.1:{self.upstream.port}", "routes": configuration.routes}
         work = self.directory(name)
-        if tls:
+        if configuration.tls:
             self.certificate(work)
-            listen = "ssl http2 " + listen
-        config = {"services": [service], "plugins": plugins or []}
-        server = servers.silverback(self.settings, work, self.ports.take(), config, list(plugin_servers), listen)
-        return server if self.start(server, tls) else None
+        listen = " ".join([*(["ssl"] if configuration.tls else []), *(["http2"] if configuration.http2 else []), "reuseport backlog=4096"])
+        config = {"services": [service], "plugins": configuration.plugins}
+        return servers.silverback(self.settings, work, self.ports.take(), config, configuration.plugin_servers, listen)
 
     def peer(self, name: str, variant: str) -> Server | None:
         """A peer; None if it does not start."""
+        server = self.prepare_peer(name, variant)
+        return server if self.start(server, variant == "tls", variant == "h2c") else None
+
+    def prepare_peer(self, name: str, variant: str) -> Server:
+        """A peer, not started yet."""
         work = self.directory(f"{name}-{variant.replace('=', '-')}")
         if variant == "tls":
             self.certificate(work)
-        server = servers.peer(name, work, self.ports.take(), self.upstream.port, self.settings.workers, variant)
-        return server if self.start(server, variant == "tls", variant == "h2c") else None
+        return servers.peer(name, work, self.ports.take(), self.upstream.port, self.settings.workers, variant)
+
+    def yardstick(self, variant: str = "plain") -> Server:
+        """nginx, which all others are compared with."""
+        server = self.peer("nginx", variant)
+        if server is None:
+            raise ServerError("there is no yardstick")
+        return server
 
     def start(self, server: Server, tls: bool = False, http2: bool = False) -> bool:
         """Starts a server and waits until it answers; if it does not, that is a problem of the session."""

@@ -14,6 +14,7 @@ class Settings:
     """What holds for all scenarios of a run; the command line gives it."""
 
     silverback: Path  # the executable that is measured
+    thorough: bool  # False for a quick look
     seconds: float  # of each single load
     warmup: float  # seconds of load before the first round; nothing is taken from it
     rounds: int

@@ -1,0 +1,51 @@
+"""What one more PDK call costs: one connection, the median latency against the number of calls, and the slope of that line."""
+from dataclasses import asdict
+
+from .. import report, table
+from ..anchors import KONG, KONG_CALL_MICROSECONDS
+from ..case import Case, Outcome
+from ..gateway import with_calls
+from ..languages import all_languages
+from ..load import Load
+from ..session import Session
+from ..stats import Spread, slope
+from .calls import CALLS, case_of
+
+
+def run(session: Session) -> report.Report:
+    """All languages and all numbers of calls in the same rounds."""
+    languages = [language for language in all_languages(1) if session.settings.wants(language.series)]
+    cases = [Case("nginx", "nginx", session.yardstick(), connections=1)]
+    plain = session.silverback("plain") if session.settings.wants("silverback") else None
+    if plain:
+        cases.append(Case("silverback", "silverback, no plugin", plain, connections=1))
+    for language in languages:
+        server = session.silverback(language.series, with_calls(language, CALLS))
+        cases += [case_of(language, server, n, connections=1) for n in CALLS] if server else []
+
+    def half_as_long(case: Case, seconds: float) -> Load:
+        return session.wrk(case, seconds / 2)
+
+    outcomes = session.measure(cases, half_as_long)
+    cells, rows = [], []
+    for series in dict.fromkeys(outcome.case.series for outcome in outcomes):
+        mine = [outcome for outcome in outcomes if outcome.case.series == series]
+        first = Spread.of(_microseconds(mine[0]))
+        each = _slopes(mine) if len(mine) > 1 else None
+        kong = KONG_CALL_MICROSECONDS.get(series)
+        cells.append([mine[0].case.label, table.number(first.median), table.number(each.median) if each else "",
+                      table.span(each) if each else "", "" if kong is None else table.number(kong)])
+        rows.append({"series": series, "label": mine[0].case.label, "first_us": asdict(first), "call_us": asdict(each) if each else None, "kong": kong,
+                     "calls": [{"n": outcome.case.facts.get("n"), "p50_us": asdict(Spread.of(_microseconds(outcome)))} for outcome in mine]})
+    text = table.render(["case", "p50 us", "us for one more call", "min..max", "Kong *"], cells)
+    return report.Report(f"{text}\n\nOne connection. * {KONG}.", rows)
+
+
+def _microseconds(outcome: Outcome) -> list[float]:
+    return [load.latency["50"] * 1000 for load in outcome.loads]
+
+
+def _slopes(outcomes: list[Outcome]) -> Spread:
+    """The slope within each round."""
+    rounds = zip(*(_microseconds(outcome) for outcome in outcomes), strict=True)
+    return Spread.of([slope([(outcome.case.facts["n"], y) for outcome, y in zip(outcomes, latencies, strict=True)]) for latencies in rounds])
