@@ -15,6 +15,8 @@ from .stats import percentile
 PERCENTILES = ("50", "90", "99", "99.9")
 OHA = TOOLS / "bench/bin/oha"
 LUA = BENCH / "harness/lua"
+# What extensions read.
+HEADER = "User-Agent: bench"
 # An answer that takes longer is a lost one. The slowest plugin servers need seconds with many connections.
 ANSWER_WITHIN = 60
 
@@ -41,7 +43,7 @@ class Load:
 def wrk(url: str, connections: int, seconds: float, threads: int, script: tuple[str, ...] = ("report.lua",)) -> Load:
     """Closed loop over HTTP/1.1; `script` is one of lua/ with its arguments."""
     arguments = ["wrk", f"-t{min(threads, connections)}", f"-c{connections}", f"-d{max(round(seconds), 1)}s",
-                 f"--timeout={ANSWER_WITHIN}s", "--latency", "-s", str(LUA / script[0]), url, "--", *script[1:]]
+                 f"--timeout={ANSWER_WITHIN}s", "--latency", "-H", HEADER, "-s", str(LUA / script[0]), url, "--", *script[1:]]
     return parse_wrk(_run(arguments, seconds))
 
 
@@ -61,7 +63,7 @@ def h2load(url: str, connections: int, streams: int, seconds: float, threads: in
     """Closed loop over HTTP/2, `streams` requests at a time on each connection. `log` is a file for the times of all requests."""
     log.unlink(missing_ok=True)
     arguments = ["h2load", f"-t{min(threads, connections)}", f"-c{connections}", f"-m{streams}", f"-D{max(round(seconds), 1)}",
-                 f"-N{ANSWER_WITHIN}s", f"--log-file={log}", url]
+                 f"-N{ANSWER_WITHIN}s", f"--header={HEADER}", f"--log-file={log}", url]
     output = _run(arguments, seconds)
     with log.open() as lines:
         return parse_h2load(output, lines)
@@ -89,7 +91,7 @@ def oha(url: str, connections: int, seconds: float, rate: float | None) -> Load:
     Without a rate it is a closed loop: what that reaches is what this generator can get out of the server.
     """
     arguments = [str(OHA), "--no-tui", "--output-format", "json", "-z", f"{seconds:g}s", "-c", str(connections), "-w",
-                 "-t", f"{ANSWER_WITHIN}s", "--redirect", "0"]
+                 "-t", f"{ANSWER_WITHIN}s", "--redirect", "0", "-H", HEADER]
     if rate is not None:
         arguments += ["-q", f"{rate:.0f}", "--latency-correction"]
     return parse_oha(_run([*arguments, url], seconds))

@@ -27,18 +27,20 @@ def run(session: Session) -> report.Report:
         return session.wrk(case, seconds / 2)
 
     outcomes = session.measure(cases, half_as_long)
+    labels = {"nginx": "nginx", "silverback": "silverback, no plugin"} | {language.series: language.label for language in languages}
     cells, rows = [], []
-    for series in dict.fromkeys(outcome.case.series for outcome in outcomes):
+    for series, label in labels.items():
         mine = [outcome for outcome in outcomes if outcome.case.series == series]
-        first = Spread.of(_microseconds(mine[0]))
-        each = _slopes(mine) if len(mine) > 1 else None
-        kong = KONG_CALL_MICROSECONDS.get(series)
-        cells.append([mine[0].case.label, table.number(first.median), table.number(each.median) if each else "",
-                      table.span(each) if each else "", "" if kong is None else table.number(kong)])
-        rows.append({"series": series, "label": mine[0].case.label, "first_us": asdict(first), "call_us": asdict(each) if each else None, "kong": kong,
-                     "calls": [{"n": outcome.case.facts.get("n"), "p50_us": asdict(Spread.of(_microseconds(outcome)))} for outcome in mine]})
-    text = table.render(["case", "p50 us", "us for one more call", "min..max", "Kong *"], cells)
-    return report.Report(f"{text}\n\nOne connection. * {KONG}.", rows)
+        if mine:
+            medians = {outcome.case.facts.get("n", 0): Spread.of(_microseconds(outcome)) for outcome in mine}
+            each = _slopes(mine) if len(mine) > 1 else None
+            kong = KONG_CALL_MICROSECONDS.get(series)
+            cells.append([label, *(table.number(medians[n].median) if n in medians else "" for n in CALLS),
+                          table.number(each.median) if each else "", table.span(each) if each else "", "" if kong is None else table.number(kong)])
+            rows.append({"series": series, "label": label, "p50_us": {n: asdict(spread) for n, spread in medians.items()},
+                         "call_us": asdict(each) if each else None, "kong": kong})
+    text = table.render(["p50 us with n calls", *(f"n={n}" for n in CALLS), "one more call", "min..max", "Kong *"], cells)
+    return report.Report(f"{text}\n\nOne connection. One more call: the slope, least squares. * {KONG}.", rows)
 
 
 def _microseconds(outcome: Outcome) -> list[float]:

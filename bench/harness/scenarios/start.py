@@ -55,7 +55,7 @@ def _start(session: Session, server: Server, path: str, label: str, taken: dict[
 def _answers(port: int, path: str) -> bool:
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=START_WITHIN)
     try:
-        client.request("GET", path)
+        client.request("GET", path, headers={"User-Agent": "bench"})
         return client.getresponse().status == 200
     except (OSError, http.client.HTTPException):
         return False

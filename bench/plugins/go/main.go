@@ -18,7 +18,7 @@ type Config struct {
 // Access makes the calls; one that fails ends the process, so that no wrong figure comes out.
 func (conf Config) Access(kong *pdk.PDK) {
 	for i := 0; i < conf.Calls; i++ {
-		if _, err := kong.Request.GetHeader("host"); err != nil {
+		if _, err := kong.Request.GetHeader("user-agent"); err != nil {
 			log.Fatal(err)
 		}
 	}

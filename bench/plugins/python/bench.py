@@ -14,7 +14,7 @@ class Plugin:
 
     def access(self, kong):
         for _ in range(self.calls):
-            kong.request.get_header("host")
+            kong.request.get_header("user-agent")
         kong.response.set_header("x-bench", str(self.calls))
 
 
