@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
 from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter  # noqa: E402
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator  # noqa: E402
 
 Row = dict[str, Any]
 
@@ -45,7 +45,7 @@ def main(file: Path, ending: str) -> None:
 def calls_rate(rows: list[Row]) -> None:
     """Requests per second, as ratio to nginx, against the number of PDK calls."""
     axes = _by_language(rows, "ratio", "Requests per second, as ratio to nginx without an extension")
-    for axis, series in zip(axes, LANGUAGES, strict=False):
+    for axis, series in zip(axes, _measured(rows), strict=False):
         _anchors(axis, rows, series)
     _finish_calls(axes)
 
@@ -81,14 +81,21 @@ def connections(rows: list[Row]) -> None:
         axis.set_xscale("log", base=2)
         counts = sorted({row["connections"] for row in rows})
         axis.set_xticks(counts, [str(count) for count in counts])
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("connections")
     _finish(axes)
 
 
+def _measured(rows: list[Row]) -> list[str]:
+    """The languages for which there are figures."""
+    return [series for series in LANGUAGES if any(row["series"] == series for row in rows)]
+
+
 def _by_language(rows: list[Row], figure: str, title: str) -> list[Axes]:
     """A panel for each language with one process and with as many as there are cores, and one for the peers."""
-    axes = _panels(title, [*LANGUAGES.values(), "Peers, each with its own extension"])
-    for axis, series in zip(axes, LANGUAGES, strict=False):
+    measured = _measured(rows)
+    axes = _panels(title, [*(LANGUAGES[series] for series in measured), "Peers, each with its own extension"])
+    for axis, series in zip(axes, measured, strict=False):
         _line(axis, rows, series, "n", figure, COLOURS[series], "one process")
         _line(axis, rows, f"{series}-workers", "n", figure, COLOURS[series], "a process for each core", "--")
     _line(axes[-1], rows, "go", "n", figure, COLOURS["go"], "silverback, Go")
@@ -142,6 +149,7 @@ def _finish_calls(axes: list[Axes]) -> None:
         axis.set_xscale("symlog", base=2, linthresh=1)
         axis.set_xlim(-0.3, 44)
         axis.set_xticks([0, 1, 8, 32], ["0", "1", "8", "32"])
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.set_xlabel("PDK calls before one set_header")
     _finish(axes)
 

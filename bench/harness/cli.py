@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .load import LoadError
 from .scenarios import ALL, Scenario
 from .servers import ServerError
 from .session import Session
@@ -35,7 +34,7 @@ def main(arguments: list[str]) -> int:
     settings = _settings(options)
     if not os.access(settings.silverback, os.X_OK):
         return _refuse(f"{settings.silverback} is missing: make build")
-    missing = [command for command in ("wrk", "h2load", "curl", "openssl") if not shutil.which(command)]
+    missing = [command for command in ("wrk", "h2load", "curl", "openssl", "setpriv") if not shutil.which(command)]
     if missing:
         return _refuse(f"{', '.join(missing)} not found: scripts/setup bench")
     # Many clients, many connections; children inherit it.
@@ -69,7 +68,7 @@ def _run(scenario: Scenario, settings: Settings, problems: list[str]) -> dict[st
             report = scenario.run(session)
             rows = report.rows
             print(f"\n{report.text}", flush=True)
-        except (ServerError, LoadError) as error:
+        except ServerError as error:
             session.problem(str(error))
         problems += [f"{scenario.name}: {problem}" for problem in session.problems]
     return {"about": scenario.about, "seconds": round(time.monotonic() - begin), "rows": rows}

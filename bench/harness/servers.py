@@ -55,9 +55,10 @@ class Server:
     process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        """Starts the process; that it answers is for the caller to find out."""
+        """Starts the process; that it answers is for the caller to find out. It ends when the bench does, however that ends."""
+        command = ["setpriv", "--pdeathsig", "TERM", "--", *self.command]
         with (self.work / "output").open("ab") as output:
-            self.process = subprocess.Popen(self.command, cwd=self.work, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=output,
+            self.process = subprocess.Popen(command, cwd=self.work, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=output,
                                             stderr=output, start_new_session=True)
 
     def stop(self) -> None:

@@ -124,19 +124,17 @@ class Session:
     # Measuring ---------------------------------------------------------------------------------------------------------
 
     def measure(self, cases: list[Case], how: Measure | None = None) -> list[Outcome]:
-        """Loads each case once in each round; the first is the yardstick. Cases that answer wrongly are left out, and are a problem."""
+        """Loads each case once in each round; the first is the yardstick. Cases that do not answer are left out, and are a problem."""
         how = how or self.wrk
-        if not cases or not self._answers(cases[0]):
+        outcomes = [Outcome(case) for case in cases if self._answers(case) and self._warm(case, how)]
+        for _ in range(self.settings.rounds):
+            outcomes = [outcome for outcome in outcomes if self._load(outcome, how)]
+            # The next round begins elsewhere.
+            step = -(-len(outcomes) // self.settings.rounds)
+            outcomes = outcomes[step:] + outcomes[:step]
+        outcomes.sort(key=lambda outcome: cases.index(outcome.case))
+        if not outcomes or outcomes[0].case is not cases[0]:
             raise ServerError("there is no yardstick")
-        right = [cases[0], *(case for case in cases[1:] if self._answers(case))]
-        for case in right:
-            with self._alone():
-                how(case, self.settings.warmup)
-        outcomes = [Outcome(case) for case in right]
-        for turn in range(self.settings.rounds):
-            first = turn * len(outcomes) // self.settings.rounds
-            for outcome in outcomes[first:] + outcomes[:first]:
-                self._load(outcome, how)
         for outcome in outcomes:
             outcome.compare(outcomes[0])
             if outcome.wrong:
@@ -159,12 +157,27 @@ class Session:
             self.problem(f"{case.label}: {fault}\n{case.server.last_words()}")
         return fault is None
 
-    def _load(self, outcome: Outcome, how: Measure) -> None:
+    def _warm(self, case: Case, how: Measure) -> bool:
+        """Whether the case can be loaded at all."""
+        try:
+            with self._alone():
+                how(case, self.settings.warmup)
+        except load.LoadError as error:
+            self.problem(f"{case.label}: {error}")
+            return False
+        return True
+
+    def _load(self, outcome: Outcome, how: Measure) -> bool:
+        """One load of one round; False if it brought no figures."""
         own, extensions = outcome.case.server.pids()
         with self._alone():
             processes.reset_peak(own + extensions)
             before = {pid: processes.cpu_seconds(pid) for pid in own + extensions}
-            outcome.loads.append(how(outcome.case, self.settings.seconds))
+            try:
+                outcome.loads.append(how(outcome.case, self.settings.seconds))
+            except load.LoadError as error:
+                self.problem(f"{outcome.case.label}: {error}")
+                return False
             outcome.usages.append(Usage(
                 own_cpu=sum(max(processes.cpu_seconds(pid) - before[pid], 0.0) for pid in own),
                 extension_cpu=sum(max(processes.cpu_seconds(pid) - before[pid], 0.0) for pid in extensions),
@@ -172,6 +185,7 @@ class Session:
                 extension_memory=processes.memory(extensions, "VmHWM"),
             ))
         print(f"  {outcome.case.label:44} {outcome.loads[-1].rate:10.0f} requests/s", file=sys.stderr, flush=True)
+        return True
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
