@@ -20,7 +20,7 @@ class Case:
     tls: bool = False
     http2: bool = False
     connections: int | None = None  # instead of the settings' number
-    script: tuple[str, ...] = ("report.lua",)  # for wrk
+    routes: int | None = None  # requests are spread over /route/1/ to /route/N/
     facts: dict[str, Any] = field(default_factory=dict)  # what tells it from others of its series
     goal: float | None = None  # of issue 7, as ratio to nginx
     kong: tuple[float, ...] = ()  # Kong's ratio to nginx, on other machines
@@ -30,12 +30,17 @@ class Case:
         """Where it is asked."""
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.server.port}{self.path}"
 
+    @property
+    def body(self) -> bytes:
+        """What the upstream answers."""
+        return BODIES.get(self.path, BODIES["/"])
+
     def fault(self) -> str | None:
         """Asks once; says what is wrong with the answer."""
         answer = probe.fetch(self.url, self.http2)
         if answer.status != 200:
             return f"the status is {answer.status}, not 200: {answer.body[:200]!r}"
-        if answer.body != BODIES.get(self.path, BODIES["/"]):
+        if answer.body != self.body:
             return f"the body is not the upstream's: {answer.body[:200]!r}"
         if self.calls is not None and answer.headers.get("x-bench") != str(self.calls):
             return f"the plugin did not run: x-bench is {answer.headers.get('x-bench')!r}, not {self.calls}"

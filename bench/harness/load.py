@@ -14,7 +14,7 @@ from .stats import percentile
 
 PERCENTILES = ("50", "90", "99", "99.9")
 OHA = TOOLS / "bench/bin/oha"
-LUA = BENCH / "harness/lua"
+LUA = BENCH / "harness/lua/bench.lua"
 # What extensions read.
 HEADER = "User-Agent: bench"
 # An answer that takes longer is a lost one. The slowest plugin servers need seconds with many connections.
@@ -40,20 +40,21 @@ class Load:
         return self.requests / self.seconds
 
 
-def wrk(url: str, connections: int, seconds: float, threads: int, script: tuple[str, ...] = ("report.lua",)) -> Load:
-    """Closed loop over HTTP/1.1; `script` is one of lua/ with its arguments."""
+def wrk(url: str, connections: int, seconds: float, threads: int, options: Iterable[str] = ()) -> Load:
+    """Closed loop over HTTP/1.1; the options are those of lua/bench.lua."""
     arguments = ["wrk", f"-t{min(threads, connections)}", f"-c{connections}", f"-d{max(round(seconds), 1)}s",
-                 f"--timeout={ANSWER_WITHIN}s", "--latency", "-H", HEADER, "-s", str(LUA / script[0]), url, "--", *script[1:]]
+                 f"--timeout={ANSWER_WITHIN}s", "--latency", "-H", HEADER, "-s", str(LUA), url, "--", *options]
     return parse_wrk(_run(arguments, seconds))
 
 
 def parse_wrk(output: str) -> Load:
-    """Reads the line that lua/report.lua prints."""
+    """Reads the line that lua/bench.lua prints."""
     line = next((line for line in output.splitlines() if line.startswith("{")), None)
     if line is None:
         raise LoadError(f"wrk printed no figures:\n{output}")
     figures = json.loads(line)
-    kinds = {"connect": "not connected", "read": "broken off", "write": "not sent", "status": "not 2xx", "timeout": "not answered"}
+    kinds = {"connect": "not connected", "read": "broken off", "write": "not sent", "status": "not 2xx", "timeout": "not answered",
+             "wrong": "another answer"}
     wrong = {text: figures[kind] for kind, text in kinds.items() if figures[kind]}
     latency = {name: value / 1000 for name, value in figures["latency"].items()}
     return Load(figures["requests"], figures["microseconds"] / 1e6, latency, wrong)

@@ -125,8 +125,8 @@ class Session:
 
     def measure(self, cases: list[Case], how: Measure | None = None) -> list[Outcome]:
         """Loads each case once in each round; the first is the yardstick. Cases that do not answer are left out, and are a problem."""
-        how = how or self.wrk
-        outcomes = [Outcome(case) for case in cases if self._answers(case) and self._warm(case, how)]
+        warm, how = how or self.checked_wrk, how or self.wrk
+        outcomes = [Outcome(case) for case in cases if self._answers(case) and self._warm(case, warm)]
         for _ in range(self.settings.rounds):
             outcomes = [outcome for outcome in outcomes if self._load(outcome, how)]
             # The next round begins elsewhere.
@@ -144,7 +144,16 @@ class Session:
 
     def wrk(self, case: Case, seconds: float) -> load.Load:
         """Closed loop over HTTP/1.1."""
-        return load.wrk(case.url, case.connections or self.settings.connections, seconds, self.settings.generator_threads, case.script)
+        options = [] if case.routes is None else [f"routes={case.routes}"]
+        return self._wrk(case, seconds, options)
+
+    def checked_wrk(self, case: Case, seconds: float) -> load.Load:
+        """The same, with a look at every answer, which costs the generator too much for a measurement."""
+        options = [f"length={len(case.body)}"] + ([] if case.calls is None else [f"calls={case.calls}"])
+        return self._wrk(case, seconds, options)
+
+    def _wrk(self, case: Case, seconds: float, options: list[str]) -> load.Load:
+        return load.wrk(case.url, case.connections or self.settings.connections, seconds, self.settings.generator_threads, options)
 
     def problem(self, text: str) -> None:
         """Notes what makes the run fail, and says so at once."""
@@ -161,10 +170,12 @@ class Session:
         """Whether the case can be loaded at all."""
         try:
             with self._alone():
-                how(case, self.settings.warmup)
+                warm = how(case, self.settings.warmup)
         except load.LoadError as error:
             self.problem(f"{case.label}: {error}")
             return False
+        if warm.wrong:
+            self.problem(f"{case.label}: wrong answers: {warm.wrong}")
         return True
 
     def _load(self, outcome: Outcome, how: Measure) -> bool:

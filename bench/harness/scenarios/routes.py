@@ -9,10 +9,9 @@ COUNT = 10_000
 
 def run(session: Session) -> report.Report:
     """The requests are the same for all, so the generator's share is, too."""
-    script = ("routes.lua", str(COUNT))
-    cases = [Case("nginx", "nginx, one location", session.yardstick(), "/route/1/", script=script, facts={"routes": 1})]
+    cases = [Case("nginx", "nginx, one location", session.yardstick(), "/route/1/", routes=COUNT, facts={"routes": 1})]
     for label, count, configuration in (("one route", 1, Gateway()), (f"{COUNT + 1:,} routes", COUNT + 1, with_routes(COUNT))):
         server = session.silverback(f"routes-{count}", configuration)
         if server:
-            cases.append(Case("silverback", f"silverback, {label}", server, "/route/1/", script=script, facts={"routes": count}))
+            cases.append(Case("silverback", f"silverback, {label}", server, "/route/1/", routes=COUNT, facts={"routes": count}))
     return report.of_loads([session.measure(cases)])

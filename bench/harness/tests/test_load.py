@@ -7,7 +7,7 @@ WRK = """Running 1s test @ http://127.0.0.1:24100/
   2 threads and 4 connections
   50716 requests in 1.10s, 8.95MB read
 Requests/sec:  46103.65
-{"requests": 50716, "microseconds": 1100043, "connect": 0, "read": %d, "write": 0, "status": %d, "timeout": 0, \
+{"requests": 50716, "microseconds": 1100043, "connect": 0, "read": %d, "write": 0, "status": %d, "timeout": 0, "wrong": %d, \
 "latency": {"50": 50.0, "90": 1706.0, "99": 4022.0, "99.9": 7034.0}}
 """
 
@@ -25,12 +25,12 @@ OHA = """{"summary": {"successRate": 1.0, "total": 2.0, "requestsPerSec": 50.0},
 
 class Wrk(unittest.TestCase):
     def test_figures_are_read(self) -> None:
-        load = parse_wrk(WRK % (0, 0))
+        load = parse_wrk(WRK % (0, 0, 0))
         self.assertEqual(load, Load(50716, 1.100043, {"50": 0.05, "90": 1.706, "99": 4.022, "99.9": 7.034}))
         self.assertAlmostEqual(load.rate, 46103.65, delta=1)
 
     def test_wrong_answers_are_told_by_kind(self) -> None:
-        self.assertEqual(parse_wrk(WRK % (3, 7)).wrong, {"broken off": 3, "not 2xx": 7})
+        self.assertEqual(parse_wrk(WRK % (3, 7, 9)).wrong, {"broken off": 3, "not 2xx": 7, "another answer": 9})
 
     def test_no_figures_are_an_error(self) -> None:
         with self.assertRaises(LoadError):
