@@ -14,10 +14,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 Row = dict[str, Any]
 
-# One colour for each way to run plugins; the figures of others are grey.
+# One colour for each way to run plugins, and for each peer.
 COLOURS = {"nginx": "#8a8a8a", "silverback": "#1b1b1b", "go": "#0b7a75", "js": "#c77d0a", "gevent": "#2f5fb3", "python": "#8c3b8f"}
 LANGUAGES = {"go": "Go (go-pdk)", "js": "JavaScript (kong-js-pdk)", "gevent": "Python, gevent (kong-python-pdk -g)", "python": "Python, threads (kong-python-pdk)"}
 NAMES = {"nginx": "nginx", "silverback": "no plugin"} | LANGUAGES
+PEERS = {"nginx": "#8a8a8a", "haproxy": "#2f5fb3", "envoy": "#8c3b8f", "traefik": "#c77d0a"}
 OTHERS, GOAL = "#8a8a8a", "#c0392b"
 
 
@@ -99,9 +100,8 @@ def _by_language(rows: list[Row], figure: str, title: str) -> list[Axes]:
         _line(axis, rows, series, "n", figure, COLOURS[series], "one process")
         _line(axis, rows, f"{series}-workers", "n", figure, COLOURS[series], "a process for each core", "--")
     _line(axes[-1], rows, "go", "n", figure, COLOURS["go"], "silverback, Go")
-    peers = sorted({row["series"] for row in rows if row["series"].endswith("-extension")})
-    for place, series in enumerate(peers):
-        _line(axes[-1], rows, series, "n", figure, str(0.1 + 0.6 * place / len(peers)), series.removesuffix("-extension"), ("-", "--", "-.", ":")[place % 4])
+    for peer, colour in PEERS.items():
+        _line(axes[-1], rows, f"{peer}-extension", "n", figure, colour, peer)
     return axes
 
 
