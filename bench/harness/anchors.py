@@ -1,8 +1,8 @@
 """Figures that do not come from this run: Kong 3.9.3 as measured elsewhere, and the goals of this project.
 
-Kong's were taken on two machines with two cores, with 2 workers, 32 connections and wrk, as ratio to nginx as a reverse proxy in the same
-rounds. They say what to expect on a machine like those, no more: the ratio to nginx carries over from one machine to another within some
-tens of percent.
+Kong's were taken on two machines with two cores, with 2 workers, 32 connections and wrk, as ratio to nginx as a reverse
+proxy in the same rounds. They say what to expect on a machine like those, no more: the ratio to nginx carries over from
+one machine to another within some tens of percent.
 """
 
 KONG = "Kong 3.9.3, measured elsewhere"

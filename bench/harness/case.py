@@ -1,4 +1,5 @@
 """Cases: what is loaded, and what came of it."""
+
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -115,13 +116,24 @@ class Outcome:
 
     def as_json(self) -> dict[str, Any]:
         """All figures, for the file of results."""
-        figures = {"rate": self.rate, "ratio": self.ratio, "own_cpu_us": self.own_cpu, "extension_cpu_us": self.extension_cpu,
-                   "own_memory_mb": self.own_memory, "extension_memory_mb": self.extension_memory}
+        figures = {
+            "rate": self.rate,
+            "ratio": self.ratio,
+            "own_cpu_us": self.own_cpu,
+            "extension_cpu_us": self.extension_cpu,
+            "own_memory_mb": self.own_memory,
+            "extension_memory_mb": self.extension_memory,
+        }
         latency = {f"p{name}_ms": asdict(self.latency(name)) for name in self.loads[0].latency}
         return {
-            "series": self.case.series, "label": self.case.label, **self.case.facts,
-            **{name: asdict(figure) for name, figure in figures.items()}, **latency,
-            "wrong": self.wrong, "goal": self.case.goal, "kong": list(self.case.kong),
+            "series": self.case.series,
+            "label": self.case.label,
+            **self.case.facts,
+            **{name: asdict(figure) for name, figure in figures.items()},
+            **latency,
+            "wrong": self.wrong,
+            "goal": self.case.goal,
+            "kong": list(self.case.kong),
         }
 
     def _for_each_request(self, seconds: list[float]) -> Spread:

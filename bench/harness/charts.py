@@ -1,4 +1,5 @@
-"""Draws the curves of a file of results, as SVG beside it. Runs by itself, with matplotlib: charts.py RESULTS [FORMAT]"""
+"""Draws the curves of a file of results, as SVG beside it: charts.py RESULTS [FORMAT]. All that needs matplotlib."""
+
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -15,8 +16,20 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 Row = dict[str, Any]
 
 # One colour for each way to run plugins, and for each peer.
-COLOURS = {"nginx": "#8a8a8a", "silverback": "#1b1b1b", "go": "#0b7a75", "js": "#c77d0a", "gevent": "#2f5fb3", "python": "#8c3b8f"}
-LANGUAGES = {"go": "Go (go-pdk)", "js": "JavaScript (kong-js-pdk)", "gevent": "Python, gevent (kong-python-pdk -g)", "python": "Python, threads (kong-python-pdk)"}
+COLOURS = {
+    "nginx": "#8a8a8a",
+    "silverback": "#1b1b1b",
+    "go": "#0b7a75",
+    "js": "#c77d0a",
+    "gevent": "#2f5fb3",
+    "python": "#8c3b8f",
+}
+LANGUAGES = {
+    "go": "Go (go-pdk)",
+    "js": "JavaScript (kong-js-pdk)",
+    "gevent": "Python, gevent (kong-python-pdk -g)",
+    "python": "Python, threads (kong-python-pdk)",
+}
 NAMES = {"nginx": "nginx", "silverback": "no plugin"} | LANGUAGES
 PEERS = {"nginx": "#8a8a8a", "haproxy": "#2f5fb3", "envoy": "#8c3b8f", "traefik": "#c77d0a"}
 OTHERS, GOAL = "#8a8a8a", "#c0392b"
@@ -24,8 +37,17 @@ OTHERS, GOAL = "#8a8a8a", "#c0392b"
 
 def main(file: Path, ending: str) -> None:
     """Draws every chart for which there are results."""
-    plt.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none", "axes.titlesize": 10,
-                     "axes.titleweight": "bold", "axes.titlelocation": "left", "legend.frameon": False, "legend.fontsize": 8}
+    plt.rcParams |= {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.fonttype": "none",
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "legend.frameon": False,
+        "legend.fontsize": 8,
+    }
     scenarios = json.loads(file.read_text())["scenarios"]
     charts: dict[str, tuple[str, Callable[[list[Row]], None]]] = {
         "calls-rate": ("calls", calls_rate),
@@ -62,7 +84,9 @@ def calls_p99(rows: list[Row]) -> None:
 def open_latency(rows: list[Row]) -> None:
     """Percentiles of the latency against the offered load, a panel for each case."""
     present = [series for series in NAMES if any(row["series"] == series for row in rows)]
-    axes = _panels("Latency at fixed rates in milliseconds, from when a request was due", [NAMES[series] for series in present])
+    axes = _panels(
+        "Latency at fixed rates in milliseconds, from when a request was due", [NAMES[series] for series in present]
+    )
     for axis, series in zip(axes, present, strict=True):
         for percentile, style in (("99.9", ":"), ("99", "-"), ("50", "--")):
             _line(axis, rows, series, "fraction", f"p{percentile}_ms", COLOURS[series], f"p{percentile}", style)
@@ -77,7 +101,11 @@ def connections(rows: list[Row]) -> None:
     """Requests per second, as ratio to nginx with as many connections."""
     axes = _panels("Few connections and many", ["Requests per second, as ratio to nginx", "p99 in milliseconds"])
     for axis, figure in zip(axes, ("ratio", "p99_ms"), strict=True):
-        for series, label in (("nginx", "nginx"), ("silverback", "silverback, no plugin"), ("go", "silverback, Go with one call")):
+        for series, label in (
+            ("nginx", "nginx"),
+            ("silverback", "silverback, no plugin"),
+            ("go", "silverback, Go with one call"),
+        ):
             _line(axis, rows, series, "connections", figure, COLOURS[series], label)
         axis.set_xscale("log", base=2)
         counts = sorted({row["connections"] for row in rows})
@@ -110,23 +138,43 @@ def _panels(title: str, titles: Sequence[str]) -> list[Axes]:
     columns = min(len(titles), 3)
     rows = -(-len(titles) // columns)
     same = "all" if rows > 1 or columns == 3 else "none"
-    figure, grid = plt.subplots(rows, columns, figsize=(3.8 * columns, 3.2 * rows), sharey=same, layout="constrained", squeeze=False)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(3.8 * columns, 3.2 * rows), sharey=same, layout="constrained", squeeze=False
+    )
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     axes = list(grid.flat)
-    for axis in axes[len(titles):]:
+    for axis in axes[len(titles) :]:
         axis.remove()
     for axis, panel in zip(axes, titles, strict=False):
         axis.set_title(panel)
-    return axes[:len(titles)]
+    return axes[: len(titles)]
 
 
-def _line(axis: Axes, rows: list[Row], series: str, x: str, figure: str, colour: str, label: str, style: str = "-") -> None:
+def _line(
+    axis: Axes, rows: list[Row], series: str, x: str, figure: str, colour: str, label: str, style: str = "-"
+) -> None:
     """Medians, with the range of the rounds as bars."""
-    points = sorted((row[x], row[figure]["median"], row[figure]["min"], row[figure]["max"]) for row in rows if row["series"] == series)
+    points = sorted(
+        (row[x], row[figure]["median"], row[figure]["min"], row[figure]["max"])
+        for row in rows
+        if row["series"] == series
+    )
     if points:
         places, middle, low, high = zip(*points, strict=True)
         bars = [[m - a for m, a in zip(middle, low, strict=True)], [b - m for m, b in zip(middle, high, strict=True)]]
-        axis.errorbar(places, middle, yerr=bars, color=colour, linestyle=style, marker="o", markersize=3.5, capsize=2, elinewidth=0.8, linewidth=1.6, label=label)
+        axis.errorbar(
+            places,
+            middle,
+            yerr=bars,
+            color=colour,
+            linestyle=style,
+            marker="o",
+            markersize=3.5,
+            capsize=2,
+            elinewidth=0.8,
+            linewidth=1.6,
+            label=label,
+        )
 
 
 def _anchors(axis: Axes, rows: list[Row], series: str) -> None:
@@ -134,14 +182,28 @@ def _anchors(axis: Axes, rows: list[Row], series: str) -> None:
     mine = sorted((row for row in rows if row["series"] == series), key=lambda row: row["n"])
     for machine in range(max((len(row["kong"]) for row in mine), default=0)):
         points = [(row["n"], row["kong"][machine]) for row in mine if len(row["kong"]) > machine]
-        axis.plot(*zip(*points, strict=True), color=OTHERS, marker="s", markersize=3, linewidth=1,
-                  label="Kong 3.9.3, measured elsewhere" if machine == 0 else None)
+        axis.plot(
+            *zip(*points, strict=True),
+            color=OTHERS,
+            marker="s",
+            markersize=3,
+            linewidth=1,
+            label="Kong 3.9.3, measured elsewhere" if machine == 0 else None,
+        )
     _goals(axis, [(row["n"], row["goal"]) for row in mine if row["goal"] is not None], "goal")
 
 
 def _goals(axis: Axes, points: list[tuple[float, float]], label: str) -> None:
     if points:
-        axis.plot(*zip(*points, strict=True), color=GOAL, linestyle="none", marker="_", markersize=12, markeredgewidth=2, label=label)
+        axis.plot(
+            *zip(*points, strict=True),
+            color=GOAL,
+            linestyle="none",
+            marker="_",
+            markersize=12,
+            markeredgewidth=2,
+            label=label,
+        )
 
 
 def _finish_calls(axes: list[Axes]) -> None:

@@ -1,4 +1,5 @@
 """The command line: reads what is asked for, runs the scenarios, prints tables, writes results and curves."""
+
 import argparse
 import json
 import os
@@ -75,7 +76,9 @@ def _run(scenario: Scenario, settings: Settings, problems: list[str]) -> dict[st
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bench/run", description="Measures the gateway beside nginx and other proxies: see bench/README.md.")
+    parser = argparse.ArgumentParser(
+        prog="bench/run", description="Measures the gateway beside nginx and other proxies: see bench/README.md."
+    )
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="all by default")
     parser.add_argument("--list", action="store_true", help="name the scenarios")
     parser.add_argument("--quick", action="store_true", help="one short round of each: a look, not a measurement")
@@ -84,32 +87,64 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--connections", type=int, default=32, help="of the load generators (32)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="of each proxy (one for each core)")
     parser.add_argument("--port", type=int, default=22900, help="the first of the ports of 127.0.0.1 to take (22900)")
-    parser.add_argument("--only", default="", metavar="SERIES,...", help="measure only these (silverback, go, js, haproxy, ...) and the yardstick")
-    parser.add_argument("--lock", type=Path, help="a file to lock during each single load, if more than one bench runs on this machine")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="SERIES,...",
+        help="measure only these (silverback, go, js, haproxy, ...) and the yardstick",
+    )
+    parser.add_argument(
+        "--lock", type=Path, help="a file to lock during each single load, if more than one bench runs on this machine"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help="where results and curves go (bench/results)")
-    parser.add_argument("--silverback", type=Path, default=Path(os.environ.get("SILVERBACK", PROJECT / "target/release/silverback")),
-                        help="the executable (SILVERBACK, or target/release/silverback)")
+    parser.add_argument(
+        "--silverback",
+        type=Path,
+        default=Path(os.environ.get("SILVERBACK", PROJECT / "target/release/silverback")),
+        help="the executable (SILVERBACK, or target/release/silverback)",
+    )
     return parser
 
 
 def _settings(options: argparse.Namespace) -> Settings:
     seconds = options.seconds or (1.0 if options.quick else 3.0)
     return Settings(
-        silverback=options.silverback.resolve(), thorough=not options.quick, seconds=seconds, warmup=1.0, rounds=options.rounds or (1 if options.quick else 3),
-        connections=options.connections, workers=options.workers, port=options.port,
-        only=frozenset(filter(None, options.only.split(","))), lock=options.lock,
+        silverback=options.silverback.resolve(),
+        thorough=not options.quick,
+        seconds=seconds,
+        warmup=1.0,
+        rounds=options.rounds or (1 if options.quick else 3),
+        connections=options.connections,
+        workers=options.workers,
+        port=options.port,
+        only=frozenset(filter(None, options.only.split(","))),
+        lock=options.lock,
     )
 
 
 def _machine() -> dict[str, Any]:
     """What the figures depend on, besides the code."""
-    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
-    return {"cpu": model, "cores": os.cpu_count(), "kernel": platform.release(), "date": time.strftime("%Y-%m-%d %H:%M:%S")}
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        "",
+    )
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
 
 
 def _plain(settings: Settings) -> dict[str, Any]:
-    return {name: sorted(value) if isinstance(value, frozenset) else str(value) if isinstance(value, Path) else value
-            for name, value in asdict(settings).items()}
+    return {
+        name: sorted(value) if isinstance(value, frozenset) else str(value) if isinstance(value, Path) else value
+        for name, value in asdict(settings).items()
+    }
 
 
 def _write(results: dict[str, Any], directory: Path) -> None:

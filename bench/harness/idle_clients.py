@@ -1,8 +1,10 @@
-"""Holds idle connections: python3 -m harness.idle_clients KIND PORT COUNT. KIND: http1 (cleartext), tls, http2 (prior knowledge), tls-http2.
+"""Holds idle connections: python3 -m harness.idle_clients KIND PORT COUNT
 
-A process of its own, for its file descriptors. It opens one connection, makes a request on it and says `ready`; told to go on (a line), it does so with the
-others and says how many are open; told to go on again, it ends.
+KIND: http1 (cleartext), tls, http2 (prior knowledge), tls-http2. A process of its own, for its file descriptors. It
+opens one connection, makes a request on it and says `ready`; told to go on (a line), it does so with the others and
+says how many are open; told to go on again, it ends.
 """
+
 import asyncio
 import ssl
 import sys
@@ -12,7 +14,8 @@ HTTP2 = (
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     + b"\0\0\0\x04\0\0\0\0\0"
     + b"\0\0\0\x04\x01\0\0\0\0"
-    + b"\0\0\x06\x01\x05\0\0\0\x01" + b"\x82\x86\x84\x41\x01a"
+    + b"\0\0\x06\x01\x05\0\0\0\x01"
+    + b"\x82\x86\x84\x41\x01a"
 )
 HTTP1 = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 # How many are opened at a time.
@@ -24,7 +27,8 @@ async def open_one(kind: str, port: int, number: int, context: ssl.SSLContext | 
     # One address has too few ports for many connections: clients are spread over 127/8.
     local = (f"127.0.{1 + number // 250 % 250}.{1 + number % 250}", 0)
     reader, writer = await asyncio.open_connection(
-        "127.0.0.1", port, local_addr=local, ssl=context, server_hostname="a.test" if context else None, limit=1024)
+        "127.0.0.1", port, local_addr=local, ssl=context, server_hostname="a.test" if context else None, limit=1024
+    )
     if "http2" in kind:
         writer.write(HTTP2)
         answered = False

@@ -1,4 +1,5 @@
-"""The plugin servers of the bench: the plugin of bench/plugins in each language, served by the stock server of its PDK."""
+"""The plugin servers of the bench: the plugin in bench/plugins in each language, in the stock server of its PDK."""
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,15 +55,25 @@ def javascript(workers: int = 1, directory: Path = PLUGINS / "node") -> PluginSe
     """kong-js-pluginserver with the plugins of a directory."""
     command = f"{NODE_SERVER} --plugins-directory {directory}"
     plugins = tuple(sorted(file.stem for file in directory.glob("*.js")))
-    return PluginServer("bench-js", plugins, f"{command} --kong-prefix {{prefix}} --sock-name bench-js.socket",
-                        f"{command} --dump-all-plugins", workers)
+    return PluginServer(
+        "bench-js",
+        plugins,
+        f"{command} --kong-prefix {{prefix}} --sock-name bench-js.socket",
+        f"{command} --dump-all-plugins",
+        workers,
+    )
 
 
 def python(workers: int = 1, flags: str = "") -> PluginServer:
     """kong-python-pdk, embedded; a thread for each connection, or a greenlet with -g."""
     command = f"{PYTHON} {PLUGINS / 'python/bench.py'} --no-lua-style {flags}".rstrip()
-    return PluginServer("bench-python", ("bench-python",), f"{command} --kong-prefix {{prefix}} --socket-name bench-python.socket",
-                        f"{command} --dump", workers)
+    return PluginServer(
+        "bench-python",
+        ("bench-python",),
+        f"{command} --kong-prefix {{prefix}} --socket-name bench-python.socket",
+        f"{command} --dump",
+        workers,
+    )
 
 
 def all_languages(cores: int) -> list[Language]:

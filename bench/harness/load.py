@@ -2,6 +2,7 @@
 
 Each runs once and comes back as a `Load`. The parsers are apart from the runs, so that they can be tested.
 """
+
 import json
 import re
 import subprocess
@@ -32,7 +33,9 @@ class Load:
     requests: int
     seconds: float
     latency: dict[str, float]  # milliseconds, by percentile
-    wrong: dict[str, int] = field(default_factory=dict)  # answers that are not as they should be, by kind; only those that occurred
+    wrong: dict[str, int] = field(
+        default_factory=dict
+    )  # answers that are not as they should be, by kind; only those that occurred
 
     @property
     def rate(self) -> float:
@@ -42,8 +45,21 @@ class Load:
 
 def wrk(url: str, connections: int, seconds: float, threads: int, options: Iterable[str] = ()) -> Load:
     """Closed loop over HTTP/1.1; the options are those of lua/bench.lua."""
-    arguments = ["wrk", f"-t{min(threads, connections)}", f"-c{connections}", f"-d{max(round(seconds), 1)}s",
-                 f"--timeout={ANSWER_WITHIN}s", "--latency", "-H", HEADER, "-s", str(LUA), url, "--", *options]
+    arguments = [
+        "wrk",
+        f"-t{min(threads, connections)}",
+        f"-c{connections}",
+        f"-d{max(round(seconds), 1)}s",
+        f"--timeout={ANSWER_WITHIN}s",
+        "--latency",
+        "-H",
+        HEADER,
+        "-s",
+        str(LUA),
+        url,
+        "--",
+        *options,
+    ]
     return parse_wrk(_run(arguments, seconds))
 
 
@@ -53,25 +69,40 @@ def parse_wrk(output: str) -> Load:
     if line is None:
         raise LoadError(f"wrk printed no figures:\n{output}")
     figures = json.loads(line)
-    kinds = {"connect": "not connected", "read": "broken off", "write": "not sent", "status": "not 2xx", "timeout": "not answered",
-             "wrong": "another answer"}
+    kinds = {
+        "connect": "not connected",
+        "read": "broken off",
+        "write": "not sent",
+        "status": "not 2xx",
+        "timeout": "not answered",
+        "wrong": "another answer",
+    }
     wrong = {text: figures[kind] for kind, text in kinds.items() if figures[kind]}
     latency = {name: value / 1000 for name, value in figures["latency"].items()}
     return Load(figures["requests"], figures["microseconds"] / 1e6, latency, wrong)
 
 
 def h2load(url: str, connections: int, streams: int, seconds: float, threads: int, log: Path) -> Load:
-    """Closed loop over HTTP/2, `streams` requests at a time on each connection. `log` is a file for the times of all requests."""
+    """Closed loop over HTTP/2, `streams` requests at a time on each connection. `log`: for their times."""
     log.unlink(missing_ok=True)
-    arguments = ["h2load", f"-t{min(threads, connections)}", f"-c{connections}", f"-m{streams}", f"-D{max(round(seconds), 1)}",
-                 f"-N{ANSWER_WITHIN}s", f"--header={HEADER}", f"--log-file={log}", url]
+    arguments = [
+        "h2load",
+        f"-t{min(threads, connections)}",
+        f"-c{connections}",
+        f"-m{streams}",
+        f"-D{max(round(seconds), 1)}",
+        f"-N{ANSWER_WITHIN}s",
+        f"--header={HEADER}",
+        f"--log-file={log}",
+        url,
+    ]
     output = _run(arguments, seconds)
     with log.open() as lines:
         return parse_h2load(output, lines)
 
 
 def parse_h2load(output: str, log: Iterable[str]) -> Load:
-    """Reads the summary of h2load, and its log: a line for each request with its begin (µs), status and duration (µs)."""
+    """Reads the summary of h2load, and its log: for each request its begin (µs), its status and its duration (µs)."""
     finished = re.search(r"^finished in [^,]*, ([\d.]+) req/s", output, re.M)
     counts = re.search(r"^requests: .* (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", output, re.M)
     statuses = re.search(r"^status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx", output, re.M)
@@ -79,7 +110,9 @@ def parse_h2load(output: str, log: Iterable[str]) -> Load:
         raise LoadError(f"h2load printed no figures:\n{output}")
     good, *other = (int(count) for count in statuses.groups())
     kinds = {"failed": int(counts[2]), "not answered": int(counts[4]), "not 2xx": sum(other)}
-    durations = sorted(int(fields[2]) for fields in (line.split() for line in log) if len(fields) == 3 and fields[1].startswith("2"))
+    durations = sorted(
+        int(fields[2]) for fields in (line.split() for line in log) if len(fields) == 3 and fields[1].startswith("2")
+    )
     if not durations or not good:
         raise LoadError(f"h2load got no answer:\n{output}")
     latency = {name: percentile(durations, float(name)) / 1000 for name in PERCENTILES}
@@ -91,8 +124,23 @@ def oha(url: str, connections: int, seconds: float, rate: float | None) -> Load:
 
     Without a rate it is a closed loop: what that reaches is what this generator can get out of the server.
     """
-    arguments = [str(OHA), "--no-tui", "--output-format", "json", "-z", f"{seconds:g}s", "-c", str(connections), "-w",
-                 "-t", f"{ANSWER_WITHIN}s", "--redirect", "0", "-H", HEADER]
+    arguments = [
+        str(OHA),
+        "--no-tui",
+        "--output-format",
+        "json",
+        "-z",
+        f"{seconds:g}s",
+        "-c",
+        str(connections),
+        "-w",
+        "-t",
+        f"{ANSWER_WITHIN}s",
+        "--redirect",
+        "0",
+        "-H",
+        HEADER,
+    ]
     if rate is not None:
         arguments += ["-q", f"{rate:.0f}", "--latency-correction"]
     return parse_oha(_run([*arguments, url], seconds))
@@ -104,7 +152,10 @@ def parse_oha(output: str) -> Load:
         figures = json.loads(output)
         summary, latency = figures["summary"], figures["latencyPercentiles"]
         statuses = {int(status): count for status, count in figures["statusCodeDistribution"].items()}
-        wrong = {"not 2xx": sum(count for status, count in statuses.items() if status // 100 != 2), **figures["errorDistribution"]}
+        wrong = {
+            "not 2xx": sum(count for status, count in statuses.items() if status // 100 != 2),
+            **figures["errorDistribution"],
+        }
         return Load(
             requests=sum(statuses.values()),
             seconds=summary["total"],

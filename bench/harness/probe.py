@@ -1,4 +1,5 @@
 """One request and its whole answer, by curl, which speaks all versions of HTTP."""
+
 import subprocess
 from dataclasses import dataclass
 

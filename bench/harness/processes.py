@@ -1,4 +1,5 @@
 """Processes and what they use: trees of them, CPU time, memory. All from /proc."""
+
 import os
 import signal
 import subprocess
@@ -37,7 +38,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory(pids: Iterable[int], kind: str) -> int:
-    """Bytes of processes together: VmRSS (resident now), VmHWM (resident at most), or Pss (pages that several share count in parts)."""
+    """Bytes of processes together: VmRSS (resident now), VmHWM (resident at most), Pss (shared pages in parts)."""
     file = "smaps_rollup" if kind == "Pss" else "status"
     total = 0
     for pid in pids:
@@ -58,7 +59,7 @@ def reset_peak(pids: Iterable[int]) -> None:
             pass  # It ended, or is another user's: then the peak is that of its whole life.
 
 
-def stop(process: subprocess.Popen, patience: float = 10.0) -> None:
+def stop(process: subprocess.Popen[bytes], patience: float = 10.0) -> None:
     """Ends a process with SIGTERM, and with SIGKILL, together with its process group, if that does not help."""
     if process.poll() is None:
         process.terminate()

@@ -1,4 +1,5 @@
 """What a scenario hands back."""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,4 +19,6 @@ class Report:
 def of_loads(groups: Sequence[Sequence[Outcome]]) -> Report:
     """The report of cases under load, each group with its own yardstick."""
     tables = [table.loads(group) for group in groups]
-    return Report("\n\n".join([*tables, table.LOAD_NOTES]), [outcome.as_json() for group in groups for outcome in group])
+    return Report(
+        "\n\n".join([*tables, table.LOAD_NOTES]), [outcome.as_json() for group in groups for outcome in group]
+    )

@@ -2,6 +2,7 @@
 
 A server has a scratch directory, a port on 127.0.0.1 and a process, from which all that belongs to it descends.
 """
+
 import json
 import os
 import socket
@@ -52,14 +53,21 @@ class Server:
     port: int
     command: list[str]
     program: str  # what the name of the proxy's own processes begins with; others in the tree are its extensions
-    process: subprocess.Popen | None = None
+    process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts the process; that it answers is for the caller to find out. It ends when the bench does, however that ends."""
+        """Starts the process, which ends when the bench does, however that ends; that it answers is yet to be seen."""
         command = ["setpriv", "--pdeathsig", "TERM", "--", *self.command]
         with (self.work / "output").open("ab") as output:
-            self.process = subprocess.Popen(command, cwd=self.work, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=output,
-                                            stderr=output, start_new_session=True)
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.work,
+                env=ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
 
     def stop(self) -> None:
         """Ends it with all that it started."""
@@ -85,12 +93,14 @@ class Server:
     def last_words(self) -> str:
         """The end of what it printed and logged."""
         files = [self.work / "output", self.work / "logs/error.log"]
-        lines = [line for file in files if file.exists() for line in file.read_text(errors="replace").splitlines()[-12:]]
+        lines = [
+            line for file in files if file.exists() for line in file.read_text(errors="replace").splitlines()[-12:]
+        ]
         return "\n".join(lines)
 
 
 def upstream(work: Path, port: int) -> Server:
-    """The one upstream of all: nginx with one worker, answering from memory and from files that the kernel has in its cache."""
+    """The one upstream of all: nginx with one worker, answering from memory and from files in the kernel's cache."""
     for path, body in BODIES.items():
         if path != "/":
             (work / path[1:]).write_bytes(body)
@@ -117,7 +127,9 @@ http {{
     }}
 }}
 """)
-    return Server("upstream", work, port, ["nginx", "-p", str(work), "-c", "nginx.conf", "-e", "logs/error.log"], "nginx")
+    return Server(
+        "upstream", work, port, ["nginx", "-p", str(work), "-c", "nginx.conf", "-e", "logs/error.log"], "nginx"
+    )
 
 
 def peer(name: str, work: Path, port: int, upstream_port: int, workers: int, variant: str) -> Server:
@@ -136,9 +148,15 @@ def peers(variant: str) -> list[str]:
     return sorted(found, key=lambda name: (name != "nginx", name))
 
 
-def silverback(settings: Settings, work: Path, port: int, config: dict[str, Any], plugin_servers: list[PluginServer],
-               listen: str = "reuseport backlog=4096") -> Server:
-    """The gateway in the foreground, as it comes but for where it listens, with a declarative configuration and plugin servers."""
+def silverback(
+    settings: Settings,
+    work: Path,
+    port: int,
+    config: dict[str, Any],
+    plugin_servers: list[PluginServer],
+    listen: str = "reuseport backlog=4096",
+) -> Server:
+    """The gateway in the foreground, with its defaults but for where it listens and limits of requests."""
     (work / "kong.json").write_text(json.dumps({"_format_version": "3.0"} | config))
     lines = [
         f"prefix = {work}",
@@ -158,7 +176,14 @@ def silverback(settings: Settings, work: Path, port: int, config: dict[str, Any]
         lines.append("plugins = bundled," + ",".join(name for server in plugin_servers for name in server.plugins))
         lines.append("pluginserver_names = " + ",".join(server.name for server in plugin_servers))
     for server in plugin_servers:
-        lines += [f"pluginserver_{server.property_name}_{key} = {value}" for key, value in server.properties(work).items()]
+        lines += [
+            f"pluginserver_{server.property_name}_{key} = {value}" for key, value in server.properties(work).items()
+        ]
     (work / "kong.conf").write_text("\n".join(lines) + "\n")
-    return Server("silverback", work, port, [str(settings.silverback), "start", "-c", str(work / "kong.conf")],
-                  settings.silverback.name[:15])
+    return Server(
+        "silverback",
+        work,
+        port,
+        [str(settings.silverback), "start", "-c", str(work / "kong.conf")],
+        settings.silverback.name[:15],
+    )

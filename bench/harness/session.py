@@ -1,4 +1,5 @@
 """A session: the servers that run, the rounds of load, and what went wrong."""
+
 import contextlib
 import fcntl
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from . import load, probe, processes, servers
 from .case import Case, Outcome, Usage
-from .gateway import Gateway
+from .gateway import NO_PLUGIN, Gateway
 from .servers import Server, ServerError
 from .settings import Settings
 
@@ -40,7 +41,7 @@ class Session:
         self.stop_servers()
         shutil.rmtree(self.work, ignore_errors=True)
 
-    # Servers -----------------------------------------------------------------------------------------------------------
+    # Servers ---------------------------------------------------------------------------------------------------------
 
     @property
     def upstream(self) -> Server:
@@ -51,18 +52,24 @@ class Session:
                 raise ServerError("the bench has no upstream")
         return self._upstream
 
-    def silverback(self, name: str, configuration: Gateway = Gateway()) -> Server | None:
+    def silverback(self, name: str, configuration: Gateway = NO_PLUGIN) -> Server | None:
         """The gateway; None if it does not start."""
         server = self.prepare_silverback(name, configuration)
         return server if self.start(server, configuration.tls) else None
 
-    def prepare_silverback(self, name: str, configuration: Gateway = Gateway()) -> Server:
+    def prepare_silverback(self, name: str, configuration: Gateway = NO_PLUGIN) -> Server:
         """The gateway, not started yet. `name` is that of its directory."""
         service = {"name": "origin", "url": f"http://127.0.0.1:{self.upstream.port}", "routes": configuration.routes}
         work = self.directory(name)
         if configuration.tls:
             self.certificate(work)
-        listen = " ".join([*(["ssl"] if configuration.tls else []), *(["http2"] if configuration.http2 else []), "reuseport backlog=4096"])
+        listen = " ".join(
+            [
+                *(["ssl"] if configuration.tls else []),
+                *(["http2"] if configuration.http2 else []),
+                "reuseport backlog=4096",
+            ]
+        )
         config = {"services": [service], "plugins": configuration.plugins}
         return servers.silverback(self.settings, work, self.ports.take(), config, configuration.plugin_servers, listen)
 
@@ -116,15 +123,18 @@ class Session:
         """Puts cert.pem and key.pem there: the same for all servers."""
         cert, key = self.work / "cert.pem", self.work / "key.pem"
         if not cert.exists():
-            subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30",
-                            "-subj", "/CN=localhost", "-keyout", key, "-out", cert], check=True, capture_output=True)
+            make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost"
+            subprocess.run([*make.split(), "-keyout", key, "-out", cert], check=True, capture_output=True)
         shutil.copy(cert, directory)
         shutil.copy(key, directory)
 
-    # Measuring ---------------------------------------------------------------------------------------------------------
+    # Measuring -------------------------------------------------------------------------------------------------------
 
     def measure(self, cases: list[Case], how: Measure | None = None) -> list[Outcome]:
-        """Loads each case once in each round; the first is the yardstick. Cases that do not answer are left out, and are a problem."""
+        """Loads each case once in each round; the first is the yardstick.
+
+        Cases that cannot be loaded are left out, and are a problem.
+        """
         warm, how = how or self.checked_wrk, how or self.wrk
         outcomes = [Outcome(case) for case in cases if self._answers(case) and self._warm(case, warm)]
         for _ in range(self.settings.rounds):
@@ -144,16 +154,16 @@ class Session:
 
     def wrk(self, case: Case, seconds: float) -> load.Load:
         """Closed loop over HTTP/1.1."""
-        options = [] if case.routes is None else [f"routes={case.routes}"]
-        return self._wrk(case, seconds, options)
+        return self._wrk(case, seconds, {"routes": case.routes})
 
     def checked_wrk(self, case: Case, seconds: float) -> load.Load:
         """The same, with a look at every answer, which costs the generator too much for a measurement."""
-        options = [f"length={len(case.body)}"] + ([] if case.calls is None else [f"calls={case.calls}"])
-        return self._wrk(case, seconds, options)
+        return self._wrk(case, seconds, {"routes": case.routes, "length": len(case.body), "calls": case.calls})
 
-    def _wrk(self, case: Case, seconds: float, options: list[str]) -> load.Load:
-        return load.wrk(case.url, case.connections or self.settings.connections, seconds, self.settings.generator_threads, options)
+    def _wrk(self, case: Case, seconds: float, options: dict[str, int | None]) -> load.Load:
+        connections = case.connections or self.settings.connections
+        given = [f"{name}={value}" for name, value in options.items() if value is not None]
+        return load.wrk(case.url, connections, seconds, self.settings.generator_threads, given)
 
     def problem(self, text: str) -> None:
         """Notes what makes the run fail, and says so at once."""
@@ -189,12 +199,14 @@ class Session:
             except load.LoadError as error:
                 self.problem(f"{outcome.case.label}: {error}")
                 return False
-            outcome.usages.append(Usage(
-                own_cpu=sum(max(processes.cpu_seconds(pid) - before[pid], 0.0) for pid in own),
-                extension_cpu=sum(max(processes.cpu_seconds(pid) - before[pid], 0.0) for pid in extensions),
-                own_memory=processes.memory(own, "VmHWM"),
-                extension_memory=processes.memory(extensions, "VmHWM"),
-            ))
+            outcome.usages.append(
+                Usage(
+                    own_cpu=sum(max(processes.cpu_seconds(pid) - before[pid], 0.0) for pid in own),
+                    extension_cpu=sum(max(processes.cpu_seconds(pid) - before[pid], 0.0) for pid in extensions),
+                    own_memory=processes.memory(own, "VmHWM"),
+                    extension_memory=processes.memory(extensions, "VmHWM"),
+                )
+            )
         print(f"  {outcome.case.label:44} {outcome.loads[-1].rate:10.0f} requests/s", file=sys.stderr, flush=True)
         return True
 

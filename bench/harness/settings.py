@@ -1,4 +1,5 @@
 """What a run of the bench can be told, and where things lie."""
+
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,5 @@
 """Figures from rounds: medians, ranges, ratios within rounds, slopes."""
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median

@@ -1,4 +1,5 @@
-"""The scenarios, in the order in which they run. Each is a function of a session that prints nothing and returns a `Report`."""
+"""The scenarios, in the order in which they run. Each is a function of a session that returns a `Report`."""
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,7 +21,9 @@ ALL = [
     Scenario("plain", "no plugin, HTTP/1.1: bodies of 37 bytes, 64 KB and 1 MB", plain.http1),
     Scenario("http2", "no plugin, HTTP/2 in cleartext", plain.http2),
     Scenario("tls", "no plugin, HTTP/1.1 and HTTP/2 over TLS", plain.tls),
-    Scenario("calls", "a plugin with 0, 1, 8 and 32 PDK calls, by language, beside peers with their extensions", calls.run),
+    Scenario(
+        "calls", "a plugin with 0, 1, 8 and 32 PDK calls, by language, beside peers with their extensions", calls.run
+    ),
     Scenario("latency", "what one more PDK call costs at one connection, by language", latency.run),
     Scenario("open", "latency at fixed rates, fractions of what each case can do", open_loop.run),
     Scenario("plugins", "1, 5 and 20 plugins on each request", plugins.run),

@@ -1,4 +1,5 @@
-"""A plugin that reads a header n times and sets one: every language with its stock PDK, beside peers that do it in their own ways."""
+"""A plugin that reads a header n times and sets one: every language, beside peers that do it in their own ways."""
+
 from .. import report, servers
 from ..anchors import GOAL_CALLS, GOAL_PLAIN, KONG_CALLS, KONG_PLAIN
 from ..case import Case
@@ -12,8 +13,17 @@ CALLS = (0, 1, 8, 32)
 
 def case_of(language: Language, server: Server, n: int, connections: int | None = None) -> Case:
     """The case of a language with n calls."""
-    return Case(language.series, f"{language.label}, n={n}", server, f"/{n}/", calls=n, connections=connections, facts={"n": n},
-                goal=GOAL_CALLS.get(language.series, {}).get(n), kong=KONG_CALLS.get(language.series, {}).get(n, ()))
+    return Case(
+        language.series,
+        f"{language.label}, n={n}",
+        server,
+        f"/{n}/",
+        calls=n,
+        connections=connections,
+        facts={"n": n},
+        goal=GOAL_CALLS.get(language.series, {}).get(n),
+        kong=KONG_CALLS.get(language.series, {}).get(n, ()),
+    )
 
 
 def run(session: Session) -> report.Report:
@@ -27,9 +37,19 @@ def run(session: Session) -> report.Report:
     for n in CALLS:
         cases = [Case("nginx", "nginx, no extension", yardstick, facts={"n": n})]
         if plain:
-            cases.append(Case("silverback", "silverback, no plugin", plain, facts={"n": n}, goal=GOAL_PLAIN, kong=KONG_PLAIN))
+            cases.append(
+                Case("silverback", "silverback, no plugin", plain, facts={"n": n}, goal=GOAL_PLAIN, kong=KONG_PLAIN)
+            )
         cases += [case_of(language, server, n) for language, server in gateways if server]
-        peers = [(name, session.peer(name, f"calls={n}")) for name in servers.peers("calls") if settings.wants(f"{name}-extension")]
-        cases += [Case(f"{name}-extension", f"{name} with its extension, n={n}", server, calls=n, facts={"n": n}) for name, server in peers if server]
+        peers = [
+            (name, session.peer(name, f"calls={n}"))
+            for name in servers.peers("calls")
+            if settings.wants(f"{name}-extension")
+        ]
+        cases += [
+            Case(f"{name}-extension", f"{name} with its extension, n={n}", server, calls=n, facts={"n": n})
+            for name, server in peers
+            if server
+        ]
         groups.append(session.measure(cases))
     return report.of_loads(groups)

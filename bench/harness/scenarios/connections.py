@@ -1,4 +1,5 @@
 """Few connections and many."""
+
 from .. import report
 from ..case import Case
 from ..gateway import with_calls
@@ -23,6 +24,16 @@ def run(session: Session) -> report.Report:
         if plain:
             cases.append(Case("silverback", f"silverback, {count} connections", plain, connections=count, facts=facts))
         if plugged:
-            cases.append(Case("go", f"Go, n={CALLS}, {count} connections", plugged, f"/{CALLS}/", calls=CALLS, connections=count, facts=facts))
+            cases.append(
+                Case(
+                    "go",
+                    f"Go, n={CALLS}, {count} connections",
+                    plugged,
+                    f"/{CALLS}/",
+                    calls=CALLS,
+                    connections=count,
+                    facts=facts,
+                )
+            )
         groups.append(session.measure(cases))
     return report.of_loads(groups)

@@ -1,4 +1,5 @@
-"""What one more PDK call costs: one connection, the median latency against the number of calls, and the slope of that line."""
+"""What one more PDK call costs: the slope of the median latency over the number of calls, at one connection."""
+
 from dataclasses import asdict
 
 from .. import report, table
@@ -27,7 +28,9 @@ def run(session: Session) -> report.Report:
         return session.wrk(case, seconds / 2)
 
     outcomes = session.measure(cases, half_as_long)
-    labels = {"nginx": "nginx", "silverback": "silverback, no plugin"} | {language.series: language.label for language in languages}
+    labels = {"nginx": "nginx", "silverback": "silverback, no plugin"} | {
+        language.series: language.label for language in languages
+    }
     cells, rows = [], []
     for series, label in labels.items():
         mine = [outcome for outcome in outcomes if outcome.case.series == series]
@@ -35,11 +38,27 @@ def run(session: Session) -> report.Report:
             medians = {outcome.case.facts.get("n", 0): Spread.of(_microseconds(outcome)) for outcome in mine}
             each = _slopes(mine) if len(mine) > 1 else None
             kong = KONG_CALL_MICROSECONDS.get(series)
-            cells.append([label, *(table.number(medians[n].median) if n in medians else "" for n in CALLS),
-                          table.number(each.median) if each else "", table.span(each) if each else "", "" if kong is None else table.number(kong)])
-            rows.append({"series": series, "label": label, "p50_us": {n: asdict(spread) for n, spread in medians.items()},
-                         "call_us": asdict(each) if each else None, "kong": kong})
-    text = table.render(["p50 us with n calls", *(f"n={n}" for n in CALLS), "one more call", "min..max", "Kong *"], cells)
+            cells.append(
+                [
+                    label,
+                    *(table.number(medians[n].median) if n in medians else "" for n in CALLS),
+                    table.number(each.median) if each else "",
+                    table.span(each) if each else "",
+                    "" if kong is None else table.number(kong),
+                ]
+            )
+            rows.append(
+                {
+                    "series": series,
+                    "label": label,
+                    "p50_us": {n: asdict(spread) for n, spread in medians.items()},
+                    "call_us": asdict(each) if each else None,
+                    "kong": kong,
+                }
+            )
+    text = table.render(
+        ["p50 us with n calls", *(f"n={n}" for n in CALLS), "one more call", "min..max", "Kong *"], cells
+    )
     return report.Report(f"{text}\n\nOne connection. One more call: the slope, least squares. * {KONG}.", rows)
 
 
@@ -50,4 +69,9 @@ def _microseconds(outcome: Outcome) -> list[float]:
 def _slopes(outcomes: list[Outcome]) -> Spread:
     """The slope within each round."""
     rounds = zip(*(_microseconds(outcome) for outcome in outcomes), strict=True)
-    return Spread.of([slope([(outcome.case.facts["n"], y) for outcome, y in zip(outcomes, latencies, strict=True)]) for latencies in rounds])
+    return Spread.of(
+        [
+            slope([(outcome.case.facts["n"], y) for outcome, y in zip(outcomes, latencies, strict=True)])
+            for latencies in rounds
+        ]
+    )

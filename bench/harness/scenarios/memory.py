@@ -1,4 +1,5 @@
 """Memory: at rest, and of 10,000 idle connections."""
+
 import subprocess
 import sys
 import time
@@ -6,7 +7,7 @@ from typing import Any
 
 from .. import processes, report, servers, table
 from ..anchors import GOAL_MEMORY_AT_REST_MB
-from ..gateway import Gateway
+from ..gateway import NO_PLUGIN, Gateway
 from ..servers import Server, ServerError
 from ..session import Session
 from ..settings import BENCH
@@ -17,7 +18,7 @@ QUICK_CONNECTIONS = 2_000
 REST = 3.0
 # What the peers call it, and how the gateway is configured for it.
 KINDS = {
-    "http1": ("plain", Gateway()),
+    "http1": ("plain", NO_PLUGIN),
     "tls": ("tls", Gateway(tls=True, http2=True)),
     "http2": ("h2c", Gateway(http2=True)),
     "tls-http2": ("tls", Gateway(tls=True, http2=True)),
@@ -25,14 +26,19 @@ KINDS = {
 
 
 def run(session: Session) -> report.Report:
-    """All at rest; the gateway and the yardstick with idle connections, each kind on a server that has served nothing else."""
+    """All at rest; the gateway and the yardstick with idle connections, each kind on a server of its own."""
     rest, rest_rows = _at_rest(session)
     idle, idle_rows = _idle(session)
-    return report.Report(f"{rest}\n\n{idle}\n\nMB resident; PSS counts memory that processes share once. The servers have answered one request.", rest_rows + idle_rows)
+    notes = "MB resident; PSS counts memory that processes share once. The servers have answered one request."
+    return report.Report(f"{rest}\n\n{idle}\n\n{notes}", rest_rows + idle_rows)
 
 
 def _at_rest(session: Session) -> tuple[str, list[dict[str, Any]]]:
-    proxies = {name: session.peer(name, "plain") for name in servers.peers("plain") if session.settings.wants(name) or name == "nginx"}
+    proxies = {
+        name: session.peer(name, "plain")
+        for name in servers.peers("plain")
+        if session.settings.wants(name) or name == "nginx"
+    }
     if session.settings.wants("silverback"):
         proxies["silverback"] = session.silverback("rest")
     time.sleep(REST)
@@ -42,7 +48,9 @@ def _at_rest(session: Session) -> tuple[str, list[dict[str, Any]]]:
             pids, _ = server.pids()
             resident, shared = (processes.memory(pids, kind) / 1e6 for kind in ("VmRSS", "Pss"))
             goal = GOAL_MEMORY_AT_REST_MB if name == "silverback" else None
-            cells.append([name, table.number(resident), table.number(shared), "" if goal is None else table.number(goal)])
+            cells.append(
+                [name, table.number(resident), table.number(shared), "" if goal is None else table.number(goal)]
+            )
             rows.append({"series": name, "state": "at rest", "resident_mb": resident, "pss_mb": shared, "goal": goal})
     return table.render(["at rest", "MB", "PSS MB", "goal MB"], cells), rows
 
@@ -60,16 +68,38 @@ def _idle(session: Session) -> tuple[str, list[dict[str, Any]]]:
                 if opened != count:
                     session.problem(f"{name}: only {opened} of {count} idle {kind} connections stayed open")
                 each = (after - before) / count
-                cells.append([f"{name}, {opened} {kind}", table.number(each / 1024), table.number(before / 1e6), table.number(after / 1e6)])
-                rows.append({"series": name, "state": "idle connections", "kind": kind, "connections": opened, "bytes_each": each,
-                             "mb_for_10000": each * 10_000 / 1e6, "resident_mb": after / 1e6})
+                cells.append(
+                    [
+                        f"{name}, {opened} {kind}",
+                        table.number(each / 1024),
+                        table.number(before / 1e6),
+                        table.number(after / 1e6),
+                    ]
+                )
+                rows.append(
+                    {
+                        "series": name,
+                        "state": "idle connections",
+                        "kind": kind,
+                        "connections": opened,
+                        "bytes_each": each,
+                        "mb_for_10000": each * 10_000 / 1e6,
+                        "resident_mb": after / 1e6,
+                    }
+                )
     return table.render(["idle connections", "KiB each", "MB with one", "MB with all"], cells), rows
 
 
 def _hold(server: Server, kind: str, count: int) -> tuple[int, int, int]:
     """Resident bytes with one connection and with all, and how many of them were open at the end."""
-    clients = subprocess.Popen([sys.executable, "-m", "harness.idle_clients", kind, str(server.port), str(count)], cwd=BENCH, text=True,
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    clients = subprocess.Popen(
+        [sys.executable, "-m", "harness.idle_clients", kind, str(server.port), str(count)],
+        cwd=BENCH,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         assert clients.stdin and clients.stdout and clients.stderr
         measured = []

@@ -1,8 +1,9 @@
 """Latency at a fixed rate, which does not wait for the server: at fractions of what each case can do in a closed loop.
 
-The latency counts from when a request was due, so that a server that stalls is not spared the requests it kept waiting (coordinated
-omission). What a case can do is measured with the same generator, which takes its share of the machine.
+The latency counts from when a request was due, so that a server that stalls is not spared the requests it kept waiting
+(coordinated omission). What a case can do is measured with the same generator, which takes its share of the machine.
 """
+
 from .. import load, report, table
 from ..anchors import GOAL_P99_MS_AT_HALF_LOAD
 from ..case import Case, Outcome
@@ -34,16 +35,25 @@ def run(session: Session) -> report.Report:
     saturated = {outcome.case.series: outcome.rate.median for outcome in session.measure(cases, closed)}
     cells, rows = [], []
     for fraction in FRACTIONS:
+
         def at_rate(case: Case, seconds: float, fraction: float = fraction) -> load.Load:
             return load.oha(case.url, settings.connections, seconds, fraction * saturated[case.series])
 
         for outcome in session.measure([case for case in cases if case.series in saturated], at_rate):
             offered = fraction * saturated[outcome.case.series]
             cells.append(_row(outcome, fraction, offered))
-            rows.append(outcome.as_json() | {"fraction": fraction, "offered": offered, "goal": _goal(outcome, fraction), "kong": []})
+            rows.append(
+                outcome.as_json()
+                | {"fraction": fraction, "offered": offered, "goal": _goal(outcome, fraction), "kong": []}
+            )
     cells.sort(key=lambda cell: [case.label for case in cases].index(cell[0]))
-    text = table.render(["case", "of saturation", "offered/s", "answered/s", "p50 ms", "p99 ms", "min..max", "p99.9 ms", "goal p99 ms"], cells)
-    return report.Report(f"{text}\n\nOpen loop; the latency counts from when a request was due. (!): the rate was not reached.", rows)
+    text = table.render(
+        ["case", "of saturation", "offered/s", "answered/s", "p50 ms", "p99 ms", "min..max", "p99.9 ms", "goal p99 ms"],
+        cells,
+    )
+    return report.Report(
+        f"{text}\n\nOpen loop; the latency counts from when a request was due. (!): the rate was not reached.", rows
+    )
 
 
 def _goal(outcome: Outcome, fraction: float) -> float | None:
@@ -52,6 +62,14 @@ def _goal(outcome: Outcome, fraction: float) -> float | None:
 
 def _row(outcome: Outcome, fraction: float, offered: float) -> list[str]:
     answered, p99, goal = outcome.rate.median, outcome.latency("99"), _goal(outcome, fraction)
-    return [outcome.case.label, f"{fraction:.2f}", table.number(offered), table.number(answered) + ("" if answered >= REACHED * offered else " (!)"),
-            table.number(outcome.latency("50").median), table.number(p99.median), table.span(p99), table.number(outcome.latency("99.9").median),
-            "" if goal is None else table.number(goal)]
+    return [
+        outcome.case.label,
+        f"{fraction:.2f}",
+        table.number(offered),
+        table.number(answered) + ("" if answered >= REACHED * offered else " (!)"),
+        table.number(outcome.latency("50").median),
+        table.number(p99.median),
+        table.span(p99),
+        table.number(outcome.latency("99.9").median),
+        "" if goal is None else table.number(goal),
+    ]

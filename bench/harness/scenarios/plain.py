@@ -1,8 +1,9 @@
 """The gateway without plugins beside its peers: HTTP/1.1 by the size of the answer, HTTP/2, and TLS."""
+
 from .. import load, report, servers
 from ..anchors import GOAL_PLAIN, KONG_PLAIN
 from ..case import Case, Outcome
-from ..gateway import Gateway
+from ..gateway import NO_PLUGIN, Gateway
 from ..servers import Server
 from ..session import Session
 
@@ -13,12 +14,19 @@ STREAMS = 4
 
 def http1(session: Session) -> report.Report:
     """Every size, with all proxies in the same rounds."""
-    proxies = _proxies(session, "plain", Gateway())
+    proxies = _proxies(session, "plain", NO_PLUGIN)
     groups = []
     for path, size in SIZES.items():
         cases = [
-            Case(name, f"{name}, {size}", server, path, facts={"body": size}, goal=GOAL_PLAIN if name == "silverback" else None,
-                 kong=KONG_PLAIN if name == "silverback" and path == "/" else ())
+            Case(
+                name,
+                f"{name}, {size}",
+                server,
+                path,
+                facts={"body": size},
+                goal=GOAL_PLAIN if name == "silverback" else None,
+                kong=KONG_PLAIN if name == "silverback" and path == "/" else (),
+            )
             for name, server in proxies.items()
         ]
         groups.append(session.measure(cases))
@@ -34,8 +42,14 @@ def tls(session: Session) -> report.Report:
     """HTTP/1.1 and HTTP/2 over TLS, on connections that stay open."""
     proxies = _proxies(session, "tls", Gateway(tls=True, http2=True))
     cases = [
-        Case(name, f"{name}, HTTP/1.1 over TLS", server, tls=True, facts={"protocol": "HTTP/1.1 over TLS"},
-             goal=GOAL_PLAIN if name == "silverback" else None)
+        Case(
+            name,
+            f"{name}, HTTP/1.1 over TLS",
+            server,
+            tls=True,
+            facts={"protocol": "HTTP/1.1 over TLS"},
+            goal=GOAL_PLAIN if name == "silverback" else None,
+        )
         for name, server in proxies.items()
     ]
     return report.of_loads([session.measure(cases), _http2(session, proxies, tls=True)])
@@ -58,10 +72,20 @@ def _http2(session: Session, proxies: dict[str, Server], tls: bool) -> list[Outc
     settings = session.settings
 
     def h2load(case: Case, seconds: float) -> load.Load:
-        return load.h2load(case.url, settings.connections, STREAMS, seconds, settings.generator_threads, session.work / "h2load.log")
+        return load.h2load(
+            case.url, settings.connections, STREAMS, seconds, settings.generator_threads, session.work / "h2load.log"
+        )
 
     cases = [
-        Case(name, f"{name}, {protocol}", server, tls=tls, http2=True, facts={"protocol": protocol}, goal=GOAL_PLAIN if name == "silverback" else None)
+        Case(
+            name,
+            f"{name}, {protocol}",
+            server,
+            tls=tls,
+            http2=True,
+            facts={"protocol": protocol},
+            goal=GOAL_PLAIN if name == "silverback" else None,
+        )
         for name, server in proxies.items()
     ]
     return session.measure(cases, h2load)

@@ -1,4 +1,5 @@
 """Many plugins on each request: each of them one PDK call and one set_header."""
+
 import os
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def run(session: Session) -> report.Report:
             plugins = [{"name": name, "config": {"calls": 1}} for server in plugin_servers for name in server.plugins]
             server = session.silverback(f"{series}-{count}", Gateway(plugins=plugins, plugin_servers=plugin_servers))
             if server:
-                name = f"{label}, {count} plugin{'s' if count > 1 else ''}, {len(plugin_servers)} server{'s' if len(plugin_servers) > 1 else ''}"
+                name = f"{label}, plugins: {count}, servers: {len(plugin_servers)}"
                 cases.append(Case(series, name, server, calls=1, facts={"plugins": count}))
     return report.of_loads([session.measure(cases)])
 
@@ -40,5 +41,7 @@ def _javascript_server(directory: Path, count: int) -> list[PluginServer]:
     """A directory of plugins that are the same but for their names."""
     for number in range(count):
         name = f"bench-js-{number:02}"
-        (directory / f"{name}.js").write_text(f"module.exports = {{ ...require('{PLUGINS}/node/bench-js.js'), Name: '{name}' }}\n")
+        (directory / f"{name}.js").write_text(
+            f"module.exports = {{ ...require('{PLUGINS}/node/bench-js.js'), Name: '{name}' }}\n"
+        )
     return [javascript(directory=directory)]

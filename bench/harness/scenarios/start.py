@@ -1,10 +1,11 @@
 """From the start of the process to the first answer."""
+
 import http.client
 import time
 from dataclasses import asdict
 
 from .. import report, servers, table
-from ..gateway import Gateway, with_calls, with_routes
+from ..gateway import NO_PLUGIN, with_calls, with_routes
 from ..languages import all_languages
 from ..servers import Server
 from ..session import START_WITHIN, Session
@@ -17,10 +18,12 @@ CALLS = 1
 
 
 def run(session: Session) -> report.Report:
-    """Each start in a directory of its own, in rounds. The files are in the kernel's cache; no process is there before."""
+    """Each start in a directory of its own, in rounds. Files are in the kernel's cache; no process is there before."""
     settings = session.settings
-    gateways = {"silverback": ("silverback, no plugin", "/", Gateway()),
-                "silverback-routes": (f"silverback, {COUNT + 1:,} routes", "/", with_routes(COUNT))}
+    gateways = {
+        "silverback": ("silverback, no plugin", "/", NO_PLUGIN),
+        "silverback-routes": (f"silverback, {COUNT + 1:,} routes", "/", with_routes(COUNT)),
+    }
     for language in all_languages(1):
         gateways[language.series] = (language.label, f"/{CALLS}/", with_calls(language, [CALLS]))
     gateways = {series: what for series, what in gateways.items() if settings.wants(series)}

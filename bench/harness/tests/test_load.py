@@ -1,4 +1,5 @@
 """The parsers of what load generators print."""
+
 import unittest
 
 from harness.load import Load, LoadError, parse_h2load, parse_oha, parse_wrk
@@ -7,8 +8,8 @@ WRK = """Running 1s test @ http://127.0.0.1:24100/
   2 threads and 4 connections
   50716 requests in 1.10s, 8.95MB read
 Requests/sec:  46103.65
-{"requests": 50716, "microseconds": 1100043, "connect": 0, "read": %d, "write": 0, "status": %d, "timeout": 0, "wrong": %d, \
-"latency": {"50": 50.0, "90": 1706.0, "99": 4022.0, "99.9": 7034.0}}
+{"requests": 50716, "microseconds": 1100043, "connect": 0, "read": %d, "write": 0, "status": %d, \
+"timeout": 0, "wrong": %d, "latency": {"50": 50.0, "90": 1706.0, "99": 4022.0, "99.9": 7034.0}}
 """
 
 H2LOAD = """starting benchmark...

@@ -1,4 +1,5 @@
 """The statistics."""
+
 import unittest
 
 from harness.stats import Spread, percentile, ratios, slope

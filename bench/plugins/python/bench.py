@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""The plugin of the bench in Python: it reads a request header as often as its configuration says, and tells so in a response header.
+"""The plugin of the bench in Python: it reads a request header as often as its configuration says.
 
-Its siblings in ../go and ../node do the same.
+It tells so in a response header. Its siblings in ../go and ../node do the same.
 """
+
 from kong_pdk.cli import start_dedicated_server
 
 Schema = ({"calls": {"type": "integer", "default": 0}},)
