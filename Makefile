@@ -23,9 +23,11 @@ test: ## set up and run everything that must pass: format, lints, licences, unit
 	$(MAKE) --no-print-directory lint deny
 	cargo build --locked --workspace
 	cargo test --locked --workspace -- --test-threads=$(TEST_THREADS)
+	cd bench && python3 -m unittest discover --top-level-directory . --start-directory harness/tests
 
 unit: ## unit tests only
 	cargo test --locked --workspace --exclude silverback-e2e
+	cd bench && python3 -m unittest discover --top-level-directory . --start-directory harness/tests
 
 e2e: ## end-to-end tests only
 	scripts/setup test
@@ -45,11 +47,10 @@ deny: ## licences and sources of the dependencies
 build: ## the optimised executable: target/release/silverback
 	cargo build --release --locked --package silverback
 
-bench: ## requests a second beside nginx, and the benches of the crates
+bench: ## the gateway beside nginx and other proxies, as tables and curves (bench/results); about 30 minutes. BENCH=plain: only that
 	scripts/setup bench
 	cargo build --release --locked --package silverback
-	bench/http/run
-	cargo bench --locked --workspace
+	bench/run $(BENCH)
 
 chaos: ## the chaos table: every fault in every language under both policies; about 15 minutes
 	scripts/setup test

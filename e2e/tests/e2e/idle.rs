@@ -2,7 +2,7 @@
 
 use silverback_e2e::{Connection, Gateway, TlsClient, Upstream};
 
-/// Generous: bench/idle shows what it really is.
+/// Generous: `bench/run memory` shows what it really is.
 const PER_CONNECTION: usize = 48 * 1024;
 
 #[tokio::test]
