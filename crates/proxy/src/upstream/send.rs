@@ -321,7 +321,7 @@ async fn over_http1(
     connect_timeout: Duration,
 ) -> Result<Upstreamed, Failed> {
     let pool = flight.worker.pool.under(flight.profile.settings.upstream);
-    let (mut connection, reused) = match idle(flight, &pool, &key, head).await {
+    let (mut connection, reused) = match idle(flight, &pool, &key).await {
         Some(connection) => (connection, true),
         None => (open_http1(flight, tls, &key, connect_timeout).await.map_err(unsent)?, false),
     };
@@ -350,8 +350,9 @@ async fn over_http1(
 }
 
 /// An idle connection. For a request that goes out only once, it is one that the upstream has not closed by now.
-async fn idle(flight: &Flight, pool: &Pool, key: &Key, head: &UpstreamHead) -> Option<Connection> {
-    let only_once = !is_idempotent(&head.method) || matches!(flight.exchange.request.body, RequestBody::Unread);
+async fn idle(flight: &Flight, pool: &Pool, key: &Key) -> Option<Connection> {
+    let request = &flight.exchange.request;
+    let only_once = !is_idempotent(&request.method) || matches!(request.body, RequestBody::Unread);
     loop {
         let connection = pool.take(key)?;
         if !only_once {
