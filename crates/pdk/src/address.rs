@@ -4,25 +4,26 @@ use std::net::IpAddr;
 
 /// An address as everybody writes it. The same as its `to_string`, which takes longer than to route a request.
 pub fn text(ip: IpAddr) -> String {
-    let IpAddr::V4(ip) = ip else { return ip.to_string() };
-    let mut text = String::with_capacity(15);
-    for (index, octet) in ip.octets().into_iter().enumerate() {
-        if index > 0 {
-            text.push('.');
-        }
-        if octet >= 100 {
-            text.push(digit(octet / 100));
-        }
-        if octet >= 10 {
-            text.push(digit(octet / 10 % 10));
-        }
-        text.push(digit(octet % 10));
-    }
-    text
+    let mut text = Vec::with_capacity(15);
+    append(&mut text, ip);
+    String::from_utf8(text).unwrap_or_default()
 }
 
-const fn digit(value: u8) -> char {
-    (b'0' + value) as char
+/// Appends an address as text.
+pub(crate) fn append(text: &mut Vec<u8>, ip: IpAddr) {
+    let IpAddr::V4(ip) = ip else { return text.extend_from_slice(ip.to_string().as_bytes()) };
+    for (index, octet) in ip.octets().into_iter().enumerate() {
+        if index > 0 {
+            text.push(b'.');
+        }
+        if octet >= 100 {
+            text.push(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            text.push(b'0' + octet / 10 % 10);
+        }
+        text.push(b'0' + octet % 10);
+    }
 }
 
 #[cfg(test)]

@@ -59,9 +59,8 @@ impl AccessLog {
             match part {
                 Part::Text(text) => line.extend_from_slice(text.as_bytes()),
                 Part::Common(common, name) => {
-                    let before = line.len();
-                    let written = common.write(exchange, |value| append(&mut line, value, self.escape));
-                    if !written || line.len() == before {
+                    let append = |line: &mut Vec<u8>, value: &[u8]| append(line, value, self.escape);
+                    if !common.append(exchange, &mut line, append) {
                         self.write_variable(exchange, name, &mut line);
                     }
                 }

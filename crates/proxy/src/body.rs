@@ -141,12 +141,13 @@ impl Body for ClientBody {
                 }
                 if let (Some(data), Some(finish)) = (frame.data_ref(), &mut this.finish) {
                     finish.sent(data.len());
-                    finish.hold_back(true);
                 }
-                if this.is_end_stream()
-                    && let Some(finish) = this.finish.take()
-                {
-                    finish.complete();
+                if this.is_end_stream() {
+                    if let Some(finish) = this.finish.take() {
+                        finish.complete();
+                    }
+                } else if let Some(finish) = &mut this.finish {
+                    finish.hold_back(frame.is_data());
                 }
             }
             Poll::Ready(None) => {

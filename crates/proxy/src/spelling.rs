@@ -12,10 +12,21 @@ pub(crate) struct Spelling(Option<Arc<[Box<[u8]>]>>);
 impl Spelling {
     /// Of a whole head, its first line included.
     pub(crate) fn of_head(head: &[u8]) -> Self {
-        if names(head).all(is_title_case) {
-            return Self::default();
+        // In one go: most heads are looked at, and forgotten.
+        let mut in_title_case = true;
+        for line in memchr::memchr_iter(b'\n', head).map(|end| &head[end + 1..]) {
+            let mut after_hyphen = true;
+            for byte in line {
+                match byte {
+                    b':' | b'\n' => break,
+                    b'a'..=b'z' => in_title_case &= !after_hyphen,
+                    b'A'..=b'Z' => in_title_case &= after_hyphen,
+                    _ => {}
+                }
+                after_hyphen = *byte == b'-';
+            }
         }
-        Self(Some(names(head).map(Box::from).collect()))
+        if in_title_case { Self::default() } else { Self(Some(names(head).map(Box::from).collect())) }
     }
 
     /// As the value of a header. `None` if there is nothing to remember.

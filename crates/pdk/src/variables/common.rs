@@ -34,58 +34,81 @@ impl Common {
         })
     }
 
-    /// Hands its value to `write`, in one piece or several. False when it has none, or must be looked up by its name
-    /// ([`super::variable`]).
-    pub fn write(self, exchange: &Exchange, mut write: impl FnMut(&[u8])) -> bool {
+    /// Appends its value to `line`; what a client wrote goes through `escape`. False, with nothing appended, when it has no
+    /// value or must be looked up by its name ([`super::variable`]).
+    pub fn append(self, exchange: &Exchange, line: &mut Vec<u8>, escape: impl Fn(&mut Vec<u8>, &[u8])) -> bool {
         if exchange.subsystem == Subsystem::Stream {
             return false;
         }
         let request = &exchange.request;
         match self {
             Self::RemoteAddr => match exchange.client.real_ip.or(exchange.client.ip) {
-                Some(ip) => write(address::text(ip).as_bytes()),
+                Some(ip) => address::append(line, ip),
                 None => return false,
             },
-            Self::TimeLocal => time::with_local(exchange.node.surroundings.now(), |time| write(time.as_bytes())),
+            Self::TimeLocal => {
+                let now = exchange.timings.response_end.unwrap_or_else(|| exchange.node.surroundings.now());
+                time::with_local(now, |time| line.extend_from_slice(time.as_bytes()));
+            }
             Self::Request => {
                 let method = exchange.wishes.original_method.as_ref().unwrap_or(&request.method);
                 for part in [method.as_str(), " ", &request.raw_uri, " ", protocol(request.version)] {
-                    write(part.as_bytes());
+                    escape(line, part.as_bytes());
                 }
             }
             Self::Status => match exchange.response.status {
-                Some(status @ 100..) => write(status.to_string().as_bytes()),
+                Some(status @ 100..) => append_number(line, status.into()),
                 _ => return false,
             },
-            Self::BodyBytesSent => write(exchange.response.body_bytes.to_string().as_bytes()),
-            Self::Referer => return header(exchange, &header::REFERER, write),
-            Self::UserAgent => return header(exchange, &header::USER_AGENT, write),
-            Self::RequestId => write(exchange.id.as_bytes()),
+            Self::BodyBytesSent => append_number(line, exchange.response.body_bytes),
+            Self::Referer => return append_header(exchange, &header::REFERER, line, escape),
+            Self::UserAgent => return append_header(exchange, &header::USER_AGENT, line, escape),
+            Self::RequestId => line.extend_from_slice(exchange.id.as_bytes()),
         }
         true
     }
 }
 
-/// A header that came once.
-fn header(exchange: &Exchange, name: &HeaderName, mut write: impl FnMut(&[u8])) -> bool {
+/// A header that came once, and is not empty.
+fn append_header(
+    exchange: &Exchange,
+    name: &HeaderName,
+    line: &mut Vec<u8>,
+    escape: impl Fn(&mut Vec<u8>, &[u8]),
+) -> bool {
     let mut values = exchange.request.headers.get_all(name).iter();
     match (values.next(), values.next()) {
-        (Some(value), None) => {
-            write(value.as_bytes());
+        (Some(value), None) if !value.is_empty() => {
+            escape(line, value.as_bytes());
             true
         }
         _ => false,
     }
 }
 
+fn append_number(line: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    line.extend_from_slice(&digits[at..]);
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Common;
+    use super::{Common, append_number};
     use crate::{testing, variables::variable};
 
     #[test]
     fn values_are_those_of_the_variables() {
         let mut exchange = testing::http_exchange();
+        exchange.response.body_bytes = 1_234_567_890;
         exchange.request.headers.insert("referer", "http://a.test/\"".parse().unwrap());
         exchange.request.headers.insert("user-agent", "curl".parse().unwrap());
         let names = [
@@ -100,14 +123,26 @@ mod tests {
         ];
         for name in names {
             let mut value = Vec::new();
-            assert!(Common::of(name).unwrap().write(&exchange, |part| value.extend_from_slice(part)), "{name}");
+            let plain = |line: &mut Vec<u8>, part: &[u8]| line.extend_from_slice(part);
+            assert!(Common::of(name).unwrap().append(&exchange, &mut value, plain), "{name}");
             assert_eq!(Some(value.as_slice()), variable(&exchange, name).as_deref(), "{name}");
         }
         exchange.request.headers.append("user-agent", "other".parse().unwrap());
         exchange.request.headers.remove("referer");
         exchange.response.status = None;
         for name in ["http_user_agent", "http_referer", "status"] {
-            assert!(!Common::of(name).unwrap().write(&exchange, |_| panic!("{name}")), "{name}");
+            let mut value = Vec::new();
+            assert!(!Common::of(name).unwrap().append(&exchange, &mut value, |_, _| panic!("{name}")), "{name}");
+            assert!(value.is_empty());
+        }
+    }
+
+    #[test]
+    fn numbers_are_written_in_digits() {
+        for number in [0, 9, 10, 200, 65535, u64::MAX] {
+            let mut line = Vec::new();
+            append_number(&mut line, number);
+            assert_eq!(line, number.to_string().as_bytes());
         }
     }
 }

@@ -184,11 +184,11 @@ pub(crate) async fn send(
     let chosen = attempts.next().await;
     flight.timed(&["balancer"], begun);
     let mut address = chosen?;
-    flight.exchange.timings.balancer_start = Some(flight.now());
+    let mut started = flight.now();
+    flight.exchange.timings.balancer_start = Some(started);
     let mut retries = choice.retries;
     let mut stale = 0;
     loop {
-        let started = flight.now();
         flight.exchange.upstream.tries.push(Try {
             ip: silverback_pdk::address::text(address.socket.ip()),
             port: address.port,
@@ -226,6 +226,7 @@ pub(crate) async fn send(
             // The next idle connection may be just as stale; a new one is opened soon. It costs no retry.
             stale += 1;
             flight.exchange.upstream.tries.pop();
+            started = flight.now();
             continue;
         }
         if retries == 0 {
@@ -244,6 +245,7 @@ pub(crate) async fn send(
             Some(&crate::surroundings::context(&flight.exchange)),
         );
         address = attempts.next().await?;
+        started = flight.now();
     }
 }
 
