@@ -195,6 +195,9 @@ const HTTP2_CHECK: Duration = Duration::from_secs(1);
 /// How long after its last request an HTTP/1 connection gives up what it holds.
 const REST_AFTER: Duration = Duration::from_secs(1);
 
+/// How often it is looked at whether an HTTP/1 connection rests that is to end then.
+const DRAIN_CHECK: Duration = Duration::from_millis(100);
+
 /// How long a client that was told to leave may stay when nothing is under way.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -355,7 +358,7 @@ where
         // A client that was just let in, or whose request has begun to arrive, is answered; an idle one is told that
         // this was all.
         _ = mode.wait_for(|mode| *mode == Mode::Draining), if connection.requests.get() > 0 => {
-            wire.is_arriving() && wire.arrival().await
+            wire.has_arrived().await && wire.arrival().await
         }
     }
 }
@@ -392,28 +395,24 @@ where
         .serve_connection(TokioIo::new(HeaderCase::answers(wire.clone(), corrected)), service)
         .with_upgrades();
     let mut mode = worker.mode.clone();
+    let mut draining = false;
     let mut check = pin!(tokio::time::sleep(REST_AFTER));
     loop {
         tokio::select! {
             biased;
             _ = &mut serving => return false,
-            _ = mode.wait_for(|mode| *mode == Mode::Draining) => {
-                // As in rest().
-                if !wire.is_arriving() && (connection.requests.get() > 0 || wire.is_busy()) {
-                    Pin::new(&mut serving).graceful_shutdown();
-                }
-                let _ = serving.await;
-                return false;
-            }
-            () = &mut check => {
-                let idle = connection.live.get() == 0 && connection.idle_since.get().elapsed() >= REST_AFTER;
-                if idle && wire.is_resting() {
-                    // Bytes that hyper still holds belong to no request.
-                    return serving.into_parts().is_some_and(|parts| parts.read_buf.is_empty());
-                }
-                check.as_mut().reset(Instant::now() + REST_AFTER);
-            }
+            // Answers say from now on that they are the last. A client that was not told so may send its next request any
+            // moment, and the connection ends only when it has rested.
+            _ = mode.wait_for(|mode| *mode == Mode::Draining), if !draining => draining = true,
+            () = &mut check => {}
         }
+        let rested = connection.idle_since.get() + REST_AFTER;
+        let now = Instant::now();
+        if connection.live.get() == 0 && now >= rested && wire.is_resting() {
+            // Bytes that hyper still holds belong to no request.
+            return serving.into_parts().is_some_and(|parts| parts.read_buf.is_empty());
+        }
+        check.as_mut().reset(if draining { rested.max(now + DRAIN_CHECK) } else { now + REST_AFTER });
     }
 }
 

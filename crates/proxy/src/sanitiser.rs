@@ -263,6 +263,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sanitised<S> {
         poll_fn(|cx| self.inner().poll_arrival(cx)).await
     }
 
+    /// Whether a request has begun to arrive, or one was refused; what lies in the socket counts.
+    pub async fn has_arrived(&self) -> bool {
+        // The runtime looks at its sockets before this goes on: otherwise it would not know of what has just come.
+        tokio::task::yield_now().await;
+        match poll_fn(|cx| Poll::Ready(self.inner().poll_arrival(cx))).await {
+            Poll::Ready(arrived) => arrived,
+            Poll::Pending => self.is_arriving(),
+        }
+    }
+
     /// Whether nothing has come since the last answer, which is out.
     pub fn is_resting(&self) -> bool {
         let inner = self.inner();
@@ -278,12 +288,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Sanitised<S> {
     pub fn is_arriving(&self) -> bool {
         let inner = self.inner();
         inner.in_flight == 0 && matches!(inner.expect, Expect::Head) && !inner.buffer.is_empty()
-    }
-
-    /// Whether a request has begun to arrive, or is being answered: what a graceful stop waits for.
-    pub fn is_busy(&self) -> bool {
-        let inner = self.inner();
-        inner.in_flight > 0 || !inner.buffer.is_empty() || matches!(inner.expect, Expect::Body(_) | Expect::Anything)
     }
 }
 

@@ -1,8 +1,11 @@
 //! Stopping, reloading, reopening.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use nix::sys::signal::Signal;
@@ -57,6 +60,41 @@ async fn quit_drops_nothing_that_was_accepted() {
         assert_eq!(connection.response().await.status, 200);
     }
     assert_eq!(gateway.exit_status().await, Some(0));
+}
+
+#[tokio::test]
+async fn quit_tells_every_client_that_asks_on_before_it_closes_its_connection() {
+    let upstream = Upstream::echo().await;
+    for _ in 0..3 {
+        let mut gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+        let (asked, mut asking) = tokio::sync::mpsc::channel(1);
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..32 {
+            let (mut connection, asked) = (gateway.connect().await, asked.clone());
+            clients.spawn(async move {
+                loop {
+                    // Panics where the connection ends without an answer.
+                    let answer = connection.get("/", &[]).await;
+                    assert_eq!(answer.status, 200);
+                    let _ = asked.try_send(());
+                    if answer.header("connection") == Some("close") {
+                        assert_eq!(connection.closed().await, b"");
+                        return;
+                    }
+                    // Its connection is idle for a moment.
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            });
+        }
+        for _ in 0..100 {
+            asking.recv().await.unwrap();
+        }
+        gateway.signal(Signal::SIGQUIT);
+        while let Some(client) = clients.join_next().await {
+            client.unwrap();
+        }
+        assert_eq!(gateway.exit_status().await, Some(0));
+    }
 }
 
 #[tokio::test]
