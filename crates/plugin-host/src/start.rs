@@ -8,7 +8,7 @@ use std::{
 use silverback_protocol::{
     Value,
     dump::WireProtocol,
-    msgpack::Request,
+    msgpack::{Request, decode},
     protobuf::{Answer, Command},
 };
 use tokio::{
@@ -223,7 +223,7 @@ async fn protobuf_answer(
 
 async fn msgpack_answer(connection: &mut Connection, sequence: u32) -> Result<Attempt, Broken> {
     Ok(match msgpack::exchange(connection, sequence).await? {
-        Ok(status) => match status.field("Id") {
+        Ok(status) => match decode(&status)?.field("Id") {
             Value::Int(id) => Attempt::Started(*id),
             _ => Attempt::Refused("its answer has no Id".to_owned()),
         },

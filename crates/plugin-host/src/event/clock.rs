@@ -1,6 +1,11 @@
 //! The deadline of an event.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::Poll,
+    time::Duration,
+};
 
 use tokio::time::{Instant, Sleep};
 
@@ -26,12 +31,15 @@ impl<'a, 's> Clock<'a, 's> {
 
     /// Waits for something that the server must do; `None` when the deadline comes first.
     pub(super) async fn limit<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
+        let mut work = pin!(work);
+        poll_fn(|context| {
             // the deadline first: a server that sends without end must not keep it from being looked at
-            biased;
-            () = self.sleep.as_mut() => None,
-            result = work => Some(result),
-        }
+            if self.sleep.as_mut().poll(context).is_ready() {
+                return Poll::Ready(None);
+            }
+            work.as_mut().poll(context).map(Some)
+        })
+        .await
     }
 
     /// Moves the deadline on by the time that a server may need to read a result of so many bytes, the largest of an
@@ -66,8 +74,8 @@ impl<'a, 's> Clock<'a, 's> {
     /// Afterwards there was no slot in time.
     pub(super) async fn pause<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Refused> {
         let mut begun = None;
-        let mut work = std::pin::pin!(work);
-        let result = std::future::poll_fn(|context| {
+        let mut work = pin!(work);
+        let result = poll_fn(|context| {
             let poll = work.as_mut().poll(context);
             if poll.is_pending() && begun.is_none() {
                 begun = Some(Instant::now());

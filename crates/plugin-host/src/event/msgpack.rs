@@ -1,11 +1,9 @@
 //! An event of a MessagePack server: each answer is either the end or the plugin's next PDK call, whose result the
 //! next request carries.
 
+use bytes::Bytes;
 use silverback_model::Phase;
-use silverback_protocol::{
-    Value,
-    msgpack::{Next, Request, Response, ServerMessage},
-};
+use silverback_protocol::msgpack::{Next, Request, Response, ServerMessage};
 
 use super::{Clock, Done, EventEnd, Handler, Pdk, Reply, Stop, broken};
 use crate::{
@@ -28,7 +26,12 @@ pub(super) async fn run<P: Pdk>(
     Request::HandleEvent { instance, phase: phase.name() }.put(request, &mut connection.output);
     let mut first = true;
     loop {
-        let result = match clock.limit(exchange(connection, request)).await {
+        let exchanged = match connection.flush_now() {
+            Ok(true) => clock.limit(response(connection, request)).await,
+            Ok(false) => clock.limit(exchange(connection, request)).await,
+            Err(error) => Some(Err(error)),
+        };
+        let result = match exchanged {
             Some(Ok(Ok(result))) => result,
             Some(Ok(Err(error))) if first && Response::no_such_instance(&error) => return Err(Stop::Unknown(error)),
             Some(Ok(Err(error))) => return Err(Stop::Failed(FailureKind::Server, error)),
@@ -46,7 +49,7 @@ pub(super) async fn run<P: Pdk>(
             }
         };
         first = false;
-        let next = Next::from_result(result).map_err(|error| broken(&error.into()))?;
+        let next = Next::decode(&result).map_err(|error| broken(&error.into()))?;
         let Next::Call { event, call, terminal } = next else { return Ok(Done::Reusable(EventEnd::Returned)) };
         let Ok(reply) = clock.pause(pdk.call(&call)).await else {
             let handler = (!terminal).then_some(Handler::Waiting { event });
@@ -73,13 +76,13 @@ pub(super) async fn run<P: Pdk>(
 }
 
 /// Sends what is in the output buffer and waits for the answer.
-pub(crate) async fn exchange(connection: &mut Connection, request: u32) -> Result<Result<Value, String>, Broken> {
+pub(crate) async fn exchange(connection: &mut Connection, request: u32) -> Result<Result<Bytes, String>, Broken> {
     connection.flush().await?;
     response(connection, request).await
 }
 
 /// Waits for the answer to a request.
-pub(crate) async fn response(connection: &mut Connection, request: u32) -> Result<Result<Value, String>, Broken> {
+pub(crate) async fn response(connection: &mut Connection, request: u32) -> Result<Result<Bytes, String>, Broken> {
     for _ in 0..=MAX_NOTIFICATIONS {
         match connection.message().await? {
             ServerMessage::Response(response) if response.id == i64::from(request) => return Ok(response.outcome),

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use silverback_protocol::{
     dump::WireProtocol,
     msgpack::{Next, Request},
@@ -72,8 +73,8 @@ async fn release(
         Handler::Waiting { event } => step_error(&mut connection, event, message).await?,
     };
     let deadline = Instant::now() + patience;
-    while let Ok(value) = result {
-        match Next::from_result(value)? {
+    while let Ok(answer) = result {
+        match Next::decode(&answer)? {
             Next::Call { event, terminal: false, .. } if Instant::now() < deadline => {
                 result = step_error(&mut connection, event, message).await?;
             }
@@ -83,11 +84,7 @@ async fn release(
     Ok(())
 }
 
-async fn step_error(
-    connection: &mut Connection,
-    event: i64,
-    message: &str,
-) -> Result<Result<silverback_protocol::Value, String>, Broken> {
+async fn step_error(connection: &mut Connection, event: i64, message: &str) -> Result<Result<Bytes, String>, Broken> {
     let request = connection.next_sequence();
     Request::StepError { event, message }.put(request, &mut connection.output);
     exchange(connection, request).await

@@ -16,16 +16,69 @@ const SHARED_FROM: usize = 1024;
 /// # Errors
 /// The value is not complete, or nested too deep.
 pub fn decode(message: &Bytes) -> Result<Value, Error> {
-    Decoder { message, position: 0 }.value(MAX_DEPTH)
+    Decoder::new(message).value(MAX_DEPTH)
 }
 
-struct Decoder<'a> {
+pub(super) struct Decoder<'a> {
     message: &'a Bytes,
     position: usize,
 }
 
-impl Decoder<'_> {
-    fn value(&mut self, depth: usize) -> Result<Value, Error> {
+impl<'a> Decoder<'a> {
+    pub(super) const fn new(message: &'a Bytes) -> Self {
+        Self { message, position: 0 }
+    }
+
+    /// The number of items, if a list follows: it is entered then.
+    pub(super) fn enter_list(&mut self) -> Result<Option<usize>, Error> {
+        self.enter(0x90, [0xdc, 0xdd])
+    }
+
+    /// The number of entries, if a map follows: it is entered then.
+    pub(super) fn enter_map(&mut self) -> Result<Option<usize>, Error> {
+        self.enter(0x80, [0xde, 0xdf])
+    }
+
+    fn enter(&mut self, short: u8, long: [u8; 2]) -> Result<Option<usize>, Error> {
+        let Some(marker) = self.message.get(self.position).copied() else { return Err(Error::Truncated) };
+        let width = long.iter().zip(1..).find(|(long, _)| **long == marker).map(|(_, width)| width);
+        if width.is_none() && marker & 0xf0 != short {
+            return Ok(None);
+        }
+        self.position += 1;
+        width.map_or(Ok(usize::from(marker & 0x0f)), |width| self.length(width)).map(Some)
+    }
+
+    /// The bytes of a text or binary value, if one follows: it is taken then, without a copy.
+    pub(super) fn text(&mut self) -> Result<Option<&'a [u8]>, Error> {
+        let Some(marker) = self.message.get(self.position).copied() else { return Err(Error::Truncated) };
+        let short = marker & 0xe0 == 0xa0;
+        if !short && !matches!(marker, 0xc4..=0xc6 | 0xd9..=0xdb) {
+            return Ok(None);
+        }
+        self.position += 1;
+        let length = match marker {
+            0xc4..=0xc6 => self.length(marker - 0xc4)?,
+            0xd9..=0xdb => self.length(marker - 0xd9)?,
+            _ => usize::from(marker & 0x1f),
+        };
+        self.slice(length).map(Some)
+    }
+
+    /// Whether nil follows. If so, it is taken.
+    pub(super) fn nil(&mut self) -> Result<bool, Error> {
+        let is_nil = *self.message.get(self.position).ok_or(Error::Truncated)? == 0xc0;
+        self.position += usize::from(is_nil);
+        Ok(is_nil)
+    }
+
+    /// What was not decoded yet.
+    pub(super) fn rest(&self) -> Bytes {
+        self.message.slice(self.position.min(self.message.len())..)
+    }
+
+    /// The next value.
+    pub(super) fn value(&mut self, depth: usize) -> Result<Value, Error> {
         let [marker] = self.array()?;
         Ok(match marker {
             0x00..=0x7f => Value::Int(marker.into()),
@@ -90,12 +143,14 @@ impl Decoder<'_> {
         let depth = depth.checked_sub(1).ok_or(Error::TooDeep)?;
         let mut fields = Vec::with_capacity(length.min(self.remaining() / 2));
         for _ in 0..length {
-            let key = match self.value(depth)? {
-                Value::Text(bytes) | Value::Binary(bytes) => Some(readable(&bytes).into_owned()),
-                Value::Int(int) => Some(int.to_string()),
-                Value::Float(float) => Some(lua::number_text(float)),
-                Value::Bool(truth) => Some(truth.to_string()),
-                Value::Nil | Value::List(_) | Value::Map(_) => None,
+            let key = match self.text()? {
+                Some(text) => Some(readable(text).into_owned()),
+                None => match self.value(depth)? {
+                    Value::Int(int) => Some(int.to_string()),
+                    Value::Float(float) => Some(lua::number_text(float)),
+                    Value::Bool(truth) => Some(truth.to_string()),
+                    Value::Nil | Value::List(_) | Value::Map(_) | Value::Text(_) | Value::Binary(_) => None,
+                },
             };
             let value = self.value(depth)?;
             fields.extend(key.map(|key| (key, value)));
@@ -129,11 +184,15 @@ impl Decoder<'_> {
         Ok(*array)
     }
 
-    fn bytes(&mut self, length: usize) -> Result<Bytes, Error> {
+    fn slice(&mut self, length: usize) -> Result<&'a [u8], Error> {
         let end = self.position.checked_add(length).ok_or(Error::Truncated)?;
         let slice = self.message.get(self.position..end).ok_or(Error::Truncated)?;
-        let bytes = if length < SHARED_FROM { Bytes::copy_from_slice(slice) } else { self.message.slice_ref(slice) };
         self.position = end;
-        Ok(bytes)
+        Ok(slice)
+    }
+
+    fn bytes(&mut self, length: usize) -> Result<Bytes, Error> {
+        let slice = self.slice(length)?;
+        Ok(if length < SHARED_FROM { Bytes::copy_from_slice(slice) } else { self.message.slice_ref(slice) })
     }
 }

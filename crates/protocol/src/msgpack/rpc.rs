@@ -6,7 +6,8 @@ use std::fmt::Write;
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Error, decode,
+    Error, MAX_DEPTH,
+    decode::Decoder,
     encode::{
         put_body, put_int, put_list_header, put_map_header, put_multi_map, put_text, put_uri_captures, put_value,
     },
@@ -122,8 +123,8 @@ pub enum ServerMessage {
 pub struct Response {
     /// That of the request.
     pub id: i64,
-    /// The result, or the error's text.
-    pub outcome: Result<Value, String>,
+    /// The result, encoded ([`Next::decode`], [`super::decode()`]), or the error's text.
+    pub outcome: Result<Bytes, String>,
 }
 
 impl ServerMessage {
@@ -132,22 +133,28 @@ impl ServerMessage {
     /// # Errors
     /// It is neither a response nor a notification.
     pub fn decode(message: &Bytes) -> Result<Self, Error> {
-        let Value::List(items) = decode(message)? else { return Err(Error::NotRpc("not a list")) };
-        let mut items = items.into_iter();
-        let kind = items.next();
+        const DEPTH: usize = MAX_DEPTH - 1;
+        let mut message = Decoder::new(message);
+        let length = message.enter_list()?.ok_or(Error::NotRpc("not a list"))?;
+        let kind = if length == 0 { Value::Nil } else { message.value(DEPTH)? };
         match kind {
-            Some(Value::Int(1)) => {
-                let (Some(Value::Int(id)), Some(error), Some(result)) = (items.next(), items.next(), items.next())
-                else {
-                    return Err(Error::NotRpc("a response without id, error and result"));
-                };
-                let outcome = if error.is_nil() { Ok(result) } else { Err(error_text(&error)) };
+            Value::Int(1) => {
+                const INCOMPLETE: Error = Error::NotRpc("a response without id, error and result");
+                if length < 4 {
+                    return Err(INCOMPLETE);
+                }
+                let Value::Int(id) = message.value(DEPTH)? else { return Err(INCOMPLETE) };
+                let is_result = message.nil()?;
+                let outcome = if is_result { Ok(message.rest()) } else { Err(error_text(&message.value(DEPTH)?)) };
                 Ok(Self::Response(Response { id, outcome }))
             }
-            Some(Value::Int(2)) => {
-                let Some(label) = items.next() else { return Err(Error::NotRpc("a notification without label")) };
-                let label = label.as_str().unwrap_or_default().to_owned();
-                Ok(Self::Notification { label, argument: items.next().unwrap_or_default() })
+            Value::Int(2) => {
+                if length < 2 {
+                    return Err(Error::NotRpc("a notification without label"));
+                }
+                let label = message.value(DEPTH)?.as_str().unwrap_or_default().to_owned();
+                let argument = if length < 3 { Value::Nil } else { message.value(DEPTH)? };
+                Ok(Self::Notification { label, argument })
             }
             _ => Err(Error::NotRpc("neither a response nor a notification")),
         }
@@ -203,28 +210,26 @@ impl Next {
     ///
     /// # Errors
     /// It is not of that form.
-    pub fn from_result(result: Value) -> Result<Self, Error> {
-        let Value::Map(fields) = result else { return Err(Error::NotRpc("the result of an event is no map")) };
-        let (mut event, mut data) = (None, Value::Nil);
-        for (key, value) in fields {
-            match (key.as_str(), value) {
-                ("EventId", Value::Int(id)) => event = Some(id),
-                ("Data", value) => data = value,
-                _ => {}
+    pub fn decode(result: &Bytes) -> Result<Self, Error> {
+        const DEPTH: usize = MAX_DEPTH - 1;
+        let mut result = Decoder::new(result);
+        let fields = result.enter_map()?.ok_or(Error::NotRpc("the result of an event is no map"))?;
+        let (mut event, mut data) = (None, None);
+        for _ in 0..fields {
+            match key(&mut result, DEPTH)? {
+                Some(b"EventId") => {
+                    if let Value::Int(id) = result.value(DEPTH)? {
+                        event = Some(id);
+                    }
+                }
+                Some(b"Data") => data = Data::decode(&mut result, DEPTH)?,
+                _ => drop(result.value(DEPTH)?),
             }
         }
         match data {
-            Value::Text(text) | Value::Binary(text) if text == "ret" => Ok(Self::Done),
-            Value::Map(fields) => {
+            Some(Data::Returned) => Ok(Self::Done),
+            Some(Data::Call { method, args }) => {
                 let event = event.ok_or(Error::NotRpc("the result of an event has no EventId"))?;
-                let (mut method, mut args) = (None, Value::Nil);
-                for (key, value) in fields {
-                    match key.as_str() {
-                        "Method" => method = value.as_str().map(str::to_owned),
-                        "Args" => args = value,
-                        _ => {}
-                    }
-                }
                 let method = method.ok_or(Error::NotRpc("a PDK call without Method"))?;
                 let args = match args {
                     Value::List(items) => lua::unpack(items),
@@ -234,7 +239,50 @@ impl Next {
                 let terminal = is_terminal(&method);
                 Ok(Self::Call { event, call: Call { method, args }, terminal })
             }
-            _ => Err(Error::NotRpc("the result of an event has no Data")),
+            None => Err(Error::NotRpc("the result of an event has no Data")),
         }
     }
+}
+
+/// What `Data` says.
+enum Data {
+    /// `"ret"`
+    Returned,
+    /// `{Method, Args}`
+    Call { method: Option<String>, args: Value },
+}
+
+impl Data {
+    /// `None`: neither.
+    fn decode(message: &mut Decoder<'_>, depth: usize) -> Result<Option<Self>, Error> {
+        if let Some(text) = message.text()? {
+            return Ok((text == b"ret").then_some(Self::Returned));
+        }
+        let depth = depth.checked_sub(1).ok_or(Error::TooDeep)?;
+        let Some(fields) = message.enter_map()? else { return message.value(depth).map(|_| None) };
+        let (mut method, mut args) = (None, Value::Nil);
+        for _ in 0..fields {
+            match key(message, depth)? {
+                Some(b"Method") => {
+                    let text = match message.text()? {
+                        Some(text) => Some(text),
+                        None => message.value(depth).map(|_| None)?,
+                    };
+                    method = text.and_then(|text| std::str::from_utf8(text).ok()).map(str::to_owned);
+                }
+                Some(b"Args") => args = message.value(depth)?,
+                _ => drop(message.value(depth)?),
+            }
+        }
+        Ok(Some(Self::Call { method, args }))
+    }
+}
+
+/// A map's next key, if it is a text.
+fn key<'a>(message: &mut Decoder<'a>, depth: usize) -> Result<Option<&'a [u8]>, Error> {
+    let text = message.text()?;
+    if text.is_none() {
+        message.value(depth)?;
+    }
+    Ok(text)
 }

@@ -177,7 +177,7 @@ fn server_messages_are_told_apart() {
     let check = |value: Value, expect| assert_eq!(ServerMessage::decode(&encoded(&value).freeze()), expect);
     check(
         Value::List(vec![1.into(), 9.into(), Value::Nil, "x".into()]),
-        Ok(ServerMessage::Response(Response { id: 9, outcome: Ok("x".into()) })),
+        Ok(ServerMessage::Response(Response { id: 9, outcome: Ok(encoded(&"x".into()).freeze()) })),
     );
     check(
         Value::List(vec![1.into(), 9.into(), "bad".into(), Value::Nil]),
@@ -205,7 +205,8 @@ fn server_messages_are_told_apart() {
 
 #[test]
 fn events_go_on_or_end() {
-    let next = |data: Value| Next::from_result(map(&[("EventId", 3.into()), ("Data", data)]));
+    let decode = |value: Value| Next::decode(&encoded(&value).freeze());
+    let next = |data: Value| decode(map(&[("EventId", 3.into()), ("Data", data)]));
     assert_eq!(next("ret".into()), Ok(Next::Done));
     assert_eq!(next(Value::Binary("ret".into())), Ok(Next::Done));
     let call = |method: &str, args, terminal| {
@@ -223,7 +224,15 @@ fn events_go_on_or_end() {
     );
     assert!(next(Value::Nil).is_err());
     assert!(next("other".into()).is_err());
-    assert!(Next::from_result(Value::Nil).is_err());
+    assert_eq!(next(map(&[("Args", Value::Nil)])), Err(Error::NotRpc("a PDK call without Method")));
+    assert_eq!(next(map(&[("Method", 1.into())])), Err(Error::NotRpc("a PDK call without Method")));
+    let log = map(&[("Extra", Value::List(vec![1.into()])), ("Args", "a".into()), ("Method", "kong.log".into())]);
+    assert_eq!(next(log.clone()), call("kong.log", vec!["a".into()], false));
+    let others_first = map(&[("x", map(&[("y", 1.into())])), ("Data", log.clone()), ("EventId", 3.into())]);
+    assert_eq!(decode(others_first), call("kong.log", vec!["a".into()], false));
+    assert_eq!(decode(map(&[("Data", log)])), Err(Error::NotRpc("the result of an event has no EventId")));
+    assert_eq!(decode(map(&[("EventId", 3.into())])), Err(Error::NotRpc("the result of an event has no Data")));
+    assert_eq!(decode(Value::Nil), Err(Error::NotRpc("the result of an event is no map")));
 }
 
 #[test]
@@ -289,8 +298,8 @@ proptest! {
     fn decoding_never_panics(bytes in any::<Vec<u8>>()) {
         let bytes = Bytes::from(bytes);
         let _ = ServerMessage::decode(&bytes);
-        if let Ok(value) = decode(&bytes) {
-            let _ = Next::from_result(value);
+        let _ = Next::decode(&bytes);
+        if decode(&bytes).is_ok() {
             let length = Scanner::new(1 << 20).scan(&bytes);
             prop_assert!(matches!(length, Ok(Some(_))), "{:?}", length);
         }
