@@ -23,7 +23,7 @@ class Case:
     connections: int | None = None  # instead of the settings' number
     routes: int | None = None  # requests are spread over /route/1/ to /route/N/
     facts: dict[str, Any] = field(default_factory=dict)  # what tells it from others of its series
-    goal: float | None = None  # of issue 7, as ratio to nginx
+    goal: float | None = None  # the ratio to nginx that it should have
     kong: tuple[float, ...] = ()  # Kong's ratio to nginx, on other machines
 
     @property

@@ -51,7 +51,7 @@ def load_row(outcome: Outcome) -> list[str]:
         span(outcome.rate),
         number(outcome.ratio.median),
         span(outcome.ratio),
-        "" if case.goal is None else number(case.goal),
+        at_least(outcome.ratio.median, case.goal),
         " ".join(number(kong) for kong in case.kong),
         number(outcome.latency("50").median),
         number(outcome.latency("99").median),
@@ -70,6 +70,16 @@ def loads(outcomes: Sequence[Outcome]) -> str:
 def span(spread: Spread) -> str:
     """From the lowest to the highest."""
     return f"{number(spread.min)}..{number(spread.max)}"
+
+
+def at_least(value: float, goal: float | None) -> str:
+    """A goal that figures should reach, and whether this one does; nothing without a goal."""
+    return "" if goal is None else f"{number(goal)} {'met' if value >= goal else 'missed'}"
+
+
+def at_most(value: float, goal: float | None) -> str:
+    """A goal that figures should stay below, and whether this one does; nothing without a goal."""
+    return "" if goal is None else f"{number(goal)} {'met' if value <= goal else 'missed'}"
 
 
 def number(value: float) -> str:

@@ -48,9 +48,7 @@ def _at_rest(session: Session) -> tuple[str, list[dict[str, Any]]]:
             pids, _ = server.pids()
             resident, shared = (processes.memory(pids, kind) / 1e6 for kind in ("VmRSS", "Pss"))
             goal = GOAL_MEMORY_AT_REST_MB if name == "silverback" else None
-            cells.append(
-                [name, table.number(resident), table.number(shared), "" if goal is None else table.number(goal)]
-            )
+            cells.append([name, table.number(resident), table.number(shared), table.at_most(resident, goal)])
             rows.append({"series": name, "state": "at rest", "resident_mb": resident, "pss_mb": shared, "goal": goal})
     return table.render(["at rest", "MB", "PSS MB", "goal MB"], cells), rows
 

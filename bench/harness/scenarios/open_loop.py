@@ -71,5 +71,5 @@ def _row(outcome: Outcome, fraction: float, offered: float) -> list[str]:
         table.number(p99.median),
         table.span(p99),
         table.number(outcome.latency("99.9").median),
-        "" if goal is None else table.number(goal),
+        table.at_most(p99.median, goal),
     ]

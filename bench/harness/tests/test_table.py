@@ -2,7 +2,7 @@
 
 import unittest
 
-from harness.table import number, render
+from harness.table import at_least, at_most, number, render
 
 
 class Table(unittest.TestCase):
@@ -17,6 +17,12 @@ class Table(unittest.TestCase):
             render(["case", "goal", "rate"], [["a", "", "1"], ["b", "", "2"]]),
             "case  rate\n----  ----\na        1\nb        2",
         )
+
+    def test_a_goal_is_met_or_missed(self) -> None:
+        self.assertEqual(
+            [at_least(0.94, 0.95), at_least(0.95, 0.95), at_least(1.0, None)], ["0.95 missed", "0.95 met", ""]
+        )
+        self.assertEqual([at_most(5.1, 5.0), at_most(4.9, 5.0), at_most(1.0, None)], ["5.00 missed", "5.00 met", ""])
 
     def test_numbers_have_three_digits_that_count(self) -> None:
         for value, expect in (
