@@ -372,17 +372,20 @@ impl Connections {
             None => instance.server.last_process(),
         };
         let mut ended = None;
-        if kind == FailureKind::Closed
-            && let Some(process) = &process
-        {
+        if let Some(process) = &process {
             // why it ended, and its last words, come by other ways than the end of the connection
             let give_up = Instant::now() + instance.server.deadlines.probe / 20;
-            while process.end().is_none() && Instant::now() < give_up {
-                sleep(LAST_WORDS).await;
+            if kind == FailureKind::Closed {
+                while process.end().is_none() && Instant::now() < give_up {
+                    sleep(LAST_WORDS).await;
+                }
+                if let Some(end) = process.end() {
+                    ended = life.map(|life| life.epoch);
+                    message = format!("{message}: its process ended ({end})");
+                }
             }
-            if let Some(end) = process.end() {
-                ended = life.map(|life| life.epoch);
-                message = format!("{message}: its process ended ({end})");
+            // a child of its own may hold its pipes open
+            while process.end().is_some() && !process.is_silent() && Instant::now() < give_up {
                 sleep(LAST_WORDS).await;
             }
         }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -29,11 +32,19 @@ pub(crate) struct Process {
     pub(crate) started: SystemTime,
     end: OnceLock<String>,
     lines: Mutex<VecDeque<String>>,
+    /// Its pipes that have not ended.
+    open_pipes: AtomicUsize,
 }
 
 impl Process {
     pub(crate) fn new(pid: u32) -> Self {
-        Self { pid, started: SystemTime::now(), end: OnceLock::new(), lines: Mutex::default() }
+        Self {
+            pid,
+            started: SystemTime::now(),
+            end: OnceLock::new(),
+            lines: Mutex::default(),
+            open_pipes: AtomicUsize::new(0),
+        }
     }
 
     /// How it ended, if it did: `exit status 2`, `killed by SIGKILL`.
@@ -50,6 +61,16 @@ impl Process {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
+    /// Whether all that it printed has been read.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.open_pipes.load(Ordering::Acquire) == 0
+    }
+
+    /// A pipe of it is going to be read, to its end ([`log`]).
+    pub(crate) fn add_pipe(&self) {
+        self.open_pipes.fetch_add(1, Ordering::Release);
+    }
+
     fn keep(&self, line: &str) {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() == KEPT_LINES {
@@ -59,7 +80,7 @@ impl Process {
     }
 }
 
-/// Copies a pipe into the log until it ends.
+/// Copies a pipe into the log until it ends. It was added ([`Process::add_pipe`]).
 pub(crate) async fn log(server: String, process: Arc<Process>, mut pipe: impl AsyncRead + Unpin) {
     let mut screen = Screen::default();
     let mut buffer = Vec::with_capacity(MAX_LINE);
@@ -104,6 +125,7 @@ pub(crate) async fn log(server: String, process: Arc<Process>, mut pipe: impl As
         write(screen.line(&String::from_utf8_lossy(&buffer)));
     }
     write(screen.settle());
+    process.open_pipes.fetch_sub(1, Ordering::Release);
 }
 
 /// A terminal of one line. The logger of kong-js-pdk prints a message in steps, each of which moves the cursor back up

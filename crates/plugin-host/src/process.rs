@@ -95,9 +95,11 @@ impl Body {
         let process = Arc::new(Process::new(pid));
         let name = server.name();
         if let Some(pipe) = child.stdout.take() {
+            process.add_pipe();
             tokio::spawn(output::log(name.to_owned(), Arc::clone(&process), pipe));
         }
         if let Some(pipe) = child.stderr.take() {
+            process.add_pipe();
             tokio::spawn(output::log(name.to_owned(), Arc::clone(&process), pipe));
         }
         Ok(Self { child, process, group: i32::try_from(pid).unwrap_or(0), mark, ended: false })
