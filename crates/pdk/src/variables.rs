@@ -13,7 +13,7 @@ use crate::{
     headers,
 };
 
-pub use common::Common;
+pub use common::{Appended, Common};
 
 /// `$server_name`, and `$host` of a request without one.
 pub(crate) const SERVER_NAME: &str = "kong";

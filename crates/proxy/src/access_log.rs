@@ -5,7 +5,7 @@ use std::io;
 use silverback_config::settings::{self, LogEscape, LogTarget};
 use silverback_pdk::{
     Exchange,
-    variables::{self, Common},
+    variables::{self, Appended, Common},
 };
 
 /// Where access-log lines go, and what they look like.
@@ -60,8 +60,11 @@ impl AccessLog {
                 Part::Text(text) => line.extend_from_slice(text.as_bytes()),
                 Part::Common(common, name) => {
                     let append = |line: &mut Vec<u8>, value: &[u8]| append(line, value, self.escape);
-                    if !common.append(exchange, &mut line, append) {
-                        self.write_variable(exchange, name, &mut line);
+                    match common.append(exchange, &mut line, append) {
+                        Appended::Value => {}
+                        Appended::NoValue if self.escape == LogEscape::Default => line.push(b'-'),
+                        Appended::NoValue => {}
+                        Appended::Unknown => self.write_variable(exchange, name, &mut line),
                     }
                 }
                 Part::Variable(name) => self.write_variable(exchange, name, &mut line),

@@ -68,12 +68,6 @@ fn is_trusted(exchange: &Exchange) -> bool {
     }
 }
 
-/// A header that only a trusted peer may set.
-fn trusted<'a>(exchange: &'a Exchange, name: &HeaderName) -> Option<Cow<'a, str>> {
-    let value = exchange.request.headers.get(name).filter(|_| is_trusted(exchange))?;
-    Some(String::from_utf8_lossy(value.as_bytes()))
-}
-
 /// What the request says of its way here, as it was when it was routed: what plugins change later has no part in it.
 #[derive(Clone, Debug)]
 pub(crate) struct Forwarded {
@@ -91,7 +85,12 @@ impl Forwarded {
     /// `prefix` is the part of the path that the route takes away.
     pub(crate) fn of(exchange: &Exchange, prefix: Option<&str>) -> Self {
         let headers = &exchange.request.headers;
-        let trusted = |name| trusted(exchange, name).map(Cow::into_owned);
+        // What only a trusted peer may say.
+        let is_trusted = is_trusted(exchange);
+        let trusted = |name| {
+            let value = is_trusted.then(|| headers.get(name))??;
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
         let own = own_via(exchange.request.version);
         Self {
             proto: trusted(&X_FORWARDED_PROTO).map_or(Cow::Borrowed(scheme(exchange)), Cow::Owned),

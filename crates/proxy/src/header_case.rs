@@ -212,7 +212,8 @@ impl<S> HeaderCase<S> {
                     self.head.extend_from_slice(part);
                 }
                 let head = &mut self.head[begin..];
-                correct_names(head);
+                correct_names(&mut head[..before.len()]);
+                correct_names(&mut head[before.len() + looks.lines.len()..]);
                 restore_hashes(head, &looks.hashes);
                 if let Some(first) = memchr::memchr(b'\n', head) {
                     looks.spelling.restore(&mut head[first + 1..]);
@@ -296,18 +297,19 @@ fn behind_connection(head: &[u8]) -> Option<usize> {
     Some(line + memchr::memchr(b'\n', &head[line..])? + 1)
 }
 
-/// Corrects the names in a head, in place.
-fn correct_names(head: &mut [u8]) {
+/// Corrects the names in the lines of a head, in place.
+fn correct_names(lines: &mut [u8]) {
     let mut at = 0;
-    while let Some(end) = memchr::memchr(b'\n', &head[at..]) {
-        at += end + 1;
-        let line = &mut head[at..];
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return };
-        let name = &mut line[..colon];
-        let spelt = SPELLINGS.iter().find(|spelt| spelt.len() == colon && name.eq_ignore_ascii_case(spelt.as_bytes()));
-        if let Some(spelt) = spelt {
-            name.copy_from_slice(spelt.as_bytes());
+    while let Some(length) = memchr::memchr(b'\n', &lines[at..]) {
+        let line = &mut lines[at..at + length];
+        for spelt in SPELLINGS {
+            if let Some((name, [b':', ..])) = line.split_at_mut_checked(spelt.len())
+                && name.eq_ignore_ascii_case(spelt.as_bytes())
+            {
+                name.copy_from_slice(spelt.as_bytes());
+            }
         }
+        at += length + 1;
     }
 }
 

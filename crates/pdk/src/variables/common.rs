@@ -9,6 +9,7 @@ use crate::{Exchange, address, exchange::Subsystem};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Common {
     RemoteAddr,
+    RemoteUser,
     TimeLocal,
     Request,
     Status,
@@ -18,11 +19,22 @@ pub enum Common {
     RequestId,
 }
 
+/// What came of appending a variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    Value,
+    /// It has none.
+    NoValue,
+    /// It must be looked up by its name ([`super::variable`]); nothing was appended.
+    Unknown,
+}
+
 impl Common {
     /// The variable of this name, in lower case.
     pub fn of(name: &str) -> Option<Self> {
         Some(match name {
             "remote_addr" => Self::RemoteAddr,
+            "remote_user" => Self::RemoteUser,
             "time_local" => Self::TimeLocal,
             "request" => Self::Request,
             "status" => Self::Status,
@@ -34,17 +46,16 @@ impl Common {
         })
     }
 
-    /// Appends its value to `line`; what a client wrote goes through `escape`. False, with nothing appended, when it has no
-    /// value or must be looked up by its name ([`super::variable`]).
-    pub fn append(self, exchange: &Exchange, line: &mut Vec<u8>, escape: impl Fn(&mut Vec<u8>, &[u8])) -> bool {
+    /// Appends its value to `line`; what a client wrote goes through `escape`.
+    pub fn append(self, exchange: &Exchange, line: &mut Vec<u8>, escape: impl Fn(&mut Vec<u8>, &[u8])) -> Appended {
         if exchange.subsystem == Subsystem::Stream {
-            return false;
+            return Appended::Unknown;
         }
         let request = &exchange.request;
         match self {
             Self::RemoteAddr => match exchange.client.real_ip.or(exchange.client.ip) {
                 Some(ip) => address::append(line, ip),
-                None => return false,
+                None => return Appended::Unknown,
             },
             Self::TimeLocal => {
                 let now = exchange.timings.response_end.unwrap_or_else(|| exchange.node.surroundings.now());
@@ -58,31 +69,34 @@ impl Common {
             }
             Self::Status => match exchange.response.status {
                 Some(status @ 100..) => append_number(line, status.into()),
-                _ => return false,
+                _ => return Appended::Unknown,
             },
             Self::BodyBytesSent => append_number(line, exchange.response.body_bytes),
             Self::Referer => return append_header(exchange, &header::REFERER, line, escape),
             Self::UserAgent => return append_header(exchange, &header::USER_AGENT, line, escape),
             Self::RequestId => line.extend_from_slice(exchange.id.as_bytes()),
+            Self::RemoteUser if request.headers.contains_key(header::AUTHORIZATION) => return Appended::Unknown,
+            Self::RemoteUser => return Appended::NoValue,
         }
-        true
+        Appended::Value
     }
 }
 
-/// A header that came once, and is not empty.
+/// A header that came once, if it is not empty.
 fn append_header(
     exchange: &Exchange,
     name: &HeaderName,
     line: &mut Vec<u8>,
     escape: impl Fn(&mut Vec<u8>, &[u8]),
-) -> bool {
+) -> Appended {
     let mut values = exchange.request.headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (Some(value), None) if !value.is_empty() => {
             escape(line, value.as_bytes());
-            true
+            Appended::Value
         }
-        _ => false,
+        (None, _) => Appended::NoValue,
+        _ => Appended::Unknown,
     }
 }
 
@@ -102,7 +116,7 @@ fn append_number(line: &mut Vec<u8>, mut number: u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Common, append_number};
+    use super::{Appended, Common, append_number};
     use crate::{testing, variables::variable};
 
     #[test]
@@ -121,20 +135,30 @@ mod tests {
             "http_user_agent",
             "kong_request_id",
         ];
+        let plain = |line: &mut Vec<u8>, part: &[u8]| line.extend_from_slice(part);
         for name in names {
             let mut value = Vec::new();
-            let plain = |line: &mut Vec<u8>, part: &[u8]| line.extend_from_slice(part);
-            assert!(Common::of(name).unwrap().append(&exchange, &mut value, plain), "{name}");
+            assert_eq!(Common::of(name).unwrap().append(&exchange, &mut value, plain), Appended::Value, "{name}");
             assert_eq!(Some(value.as_slice()), variable(&exchange, name).as_deref(), "{name}");
         }
         exchange.request.headers.append("user-agent", "other".parse().unwrap());
         exchange.request.headers.remove("referer");
+        exchange.request.headers.remove("authorization");
         exchange.response.status = None;
-        for name in ["http_user_agent", "http_referer", "status"] {
+        for (name, expect) in [
+            ("http_user_agent", Appended::Unknown),
+            ("http_referer", Appended::NoValue),
+            ("status", Appended::Unknown),
+            ("remote_user", Appended::NoValue),
+        ] {
             let mut value = Vec::new();
-            assert!(!Common::of(name).unwrap().append(&exchange, &mut value, |_, _| panic!("{name}")), "{name}");
+            let appended = Common::of(name).unwrap().append(&exchange, &mut value, |_, _| panic!("{name}"));
+            assert_eq!(appended, expect, "{name}");
+            assert_eq!(appended == Appended::NoValue, variable(&exchange, name).is_none(), "{name}");
             assert!(value.is_empty());
         }
+        exchange.request.headers.insert("authorization", "Basic YTpi".parse().unwrap());
+        assert_eq!(Common::RemoteUser.append(&exchange, &mut Vec::new(), plain), Appended::Unknown);
     }
 
     #[test]
