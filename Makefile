@@ -7,23 +7,25 @@ export PATH := $(CURDIR)/.tools/bin:$(PATH)
 TEST_THREADS ?= 4
 FUZZ_SECONDS ?= 10
 SOAK_SECONDS ?= 600
+INSTRUCTIONS := cargo run --profile instructions --locked --package silverback-instructions --
 
-.PHONY: help demo test unit e2e lint fmt deny build bench chaos soak upgrades fuzz clean
+.PHONY: help demo test unit e2e lint fmt deny build bench instructions instructions-record chaos soak upgrades fuzz clean
 
 help: ## these lines
-	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 15
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1	\2/p' Makefile | expand -t 26
 
 demo: ## set up, build, start the gateway with four plugins, show what each of them does
 	scripts/setup demo
 	cargo build --release --locked --package silverback
 	scripts/demo
 
-test: ## set up and run everything that must pass: format, lints, licences, unit tests, end-to-end tests
+test: ## set up and run everything that must pass: format, lints, licences, unit tests, end-to-end tests, instructions
 	scripts/setup test
 	$(MAKE) --no-print-directory lint deny
 	cargo build --locked --workspace
 	cargo test --locked --workspace -- --test-threads=$(TEST_THREADS)
 	cd bench && python3 -m unittest discover --top-level-directory . --start-directory harness/tests
+	$(MAKE) --no-print-directory instructions
 
 unit: ## unit tests only
 	cargo test --locked --workspace --exclude silverback-e2e
@@ -51,6 +53,14 @@ bench: ## the gateway beside nginx and other proxies, as tables and curves (benc
 	scripts/setup bench
 	cargo build --release --locked --package silverback
 	bench/run $(BENCH)
+
+instructions: ## the instructions of the hot paths, which may be no more than were recorded (bench/instructions)
+	scripts/setup instructions
+	$(INSTRUCTIONS) check
+
+instructions-record: ## counts them, and records what they are now
+	scripts/setup instructions
+	$(INSTRUCTIONS) record
 
 chaos: ## the chaos table: every fault in every language under both policies; about 15 minutes
 	scripts/setup test
