@@ -81,6 +81,8 @@ pub(crate) fn is_title_case(name: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::{Spelling, is_title_case};
 
     #[test]
@@ -123,5 +125,37 @@ mod tests {
             "X-A: 1\r\nX-A: 2\r\nX-A: 3\r\nX-A: 4\r\n",
             "X-A: 1\r\nx-a: 2\r\nX-a: 3\r\nX-A: 4\r\n",
         );
+    }
+
+    proptest! {
+        /// Names come back as they were, whatever else the head holds.
+        #[test]
+        fn names_come_back(names in proptest::collection::vec("[A-Za-z0-9-]{1,9}", 0..9), value in "[ -~]{0,9}") {
+            let head: String = names.iter().map(|name| format!("{name}: {value}\r\n")).collect();
+            let head = format!("GET / HTTP/1.1\r\n{head}\r\n");
+            let spelling = Spelling::of_head(head.as_bytes());
+            prop_assert_eq!(spelling == Spelling::default(), names.iter().all(|name| is_title_case(name.as_bytes())));
+            let lines = head.split_once("\r\n").unwrap().1;
+            let mut written: Vec<u8> = Vec::new();
+            for line in lines.split_inclusive("\r\n") {
+                let (name, rest) = line.split_once(':').map_or((line, String::new()), |(name, rest)| (name, format!(":{rest}")));
+                let mut hyphen = true;
+                for byte in name.bytes() {
+                    written.push(if hyphen { byte.to_ascii_uppercase() } else { byte.to_ascii_lowercase() });
+                    hyphen = byte == b'-';
+                }
+                written.extend_from_slice(rest.as_bytes());
+            }
+            spelling.restore(&mut written);
+            prop_assert_eq!(String::from_utf8(written).unwrap(), lines);
+        }
+
+        #[test]
+        fn no_bytes_confuse_it(head in proptest::collection::vec(any::<u8>(), 0..99), mut other in proptest::collection::vec(any::<u8>(), 0..99)) {
+            let length = other.len();
+            Spelling::of_head(&head).restore(&mut other);
+            Spelling::from_value(&head).restore(&mut other);
+            prop_assert_eq!(other.len(), length);
+        }
     }
 }

@@ -24,18 +24,17 @@ impl AnswerHeads {
         if self.answered == asked || read.is_empty() {
             return;
         }
-        if !self.partial.is_empty() {
-            self.partial.extend_from_slice(read);
-            let partial = std::mem::take(&mut self.partial);
-            return self.look(&partial, asked, announced);
+        let mut joined = std::mem::take(&mut self.partial);
+        // What has been searched is not searched again: a head may come byte by byte.
+        let mut searched = joined.len().saturating_sub(2);
+        let is_first = joined.is_empty();
+        if !is_first {
+            joined.extend_from_slice(read);
         }
-        self.look(read, asked, announced);
-    }
-
-    fn look(&mut self, mut read: &[u8], asked: usize, announced: &Announced) {
-        while let Some(end) = end_of_any_head(read) {
-            let (head, rest) = read.split_at(end);
-            read = rest;
+        let bytes = if is_first { read } else { &joined };
+        let mut at = 0;
+        while let Some(end) = end_of_any_head(&bytes[at..], searched) {
+            let head = &bytes[at..at + end];
             // An interim answer goes before the answer itself; one that switches protocols is the answer.
             let is_interim = head.get(8..10) == Some(b" 1") && head.get(8..12) != Some(b" 101");
             if !is_interim {
@@ -43,18 +42,23 @@ impl AnswerHeads {
                 *announced.0.answer.lock().unwrap_or_else(PoisonError::into_inner) = Spelling::of_head(head);
                 return;
             }
+            at += end;
+            searched = 0;
         }
-        if read.len() > MAX_ANSWER_HEAD {
+        if bytes.len() - at > MAX_ANSWER_HEAD {
             self.answered = asked;
+        } else if is_first || at > 0 {
+            self.partial = bytes[at..].to_vec();
         } else {
-            self.partial.extend_from_slice(read);
+            self.partial = joined;
         }
     }
 }
 
-/// How long a head is that these bytes begin with, with the empty line that ends it. Lines may end without CR.
-fn end_of_any_head(bytes: &[u8]) -> Option<usize> {
-    memchr::memchr_iter(b'\n', bytes).find_map(|at| match bytes.get(at + 1..)? {
+/// How long a head is that these bytes begin with, with the empty line that ends it. Lines may end without CR. None ends
+/// in the first `searched` bytes.
+fn end_of_any_head(bytes: &[u8], searched: usize) -> Option<usize> {
+    memchr::memchr_iter(b'\n', &bytes[searched..]).map(|at| searched + at).find_map(|at| match bytes.get(at + 1..)? {
         [b'\n', ..] => Some(at + 2),
         [b'\r', b'\n', ..] => Some(at + 3),
         _ => None,

@@ -5,9 +5,10 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, header};
+use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex};
 
-use super::{Announced, HeaderCase, RequestLooks, respell, stand_in};
+use super::{Announced, AnswerHeads, HeaderCase, RequestLooks, respell, stand_in};
 use crate::spelling::Spelling;
 
 async fn check_request(hashes: &[usize], written: &str, expect: &str) {
@@ -219,5 +220,26 @@ async fn lines_are_added_behind_connection() {
         let mut read = String::new();
         far.read_to_string(&mut read).await.unwrap();
         assert_eq!(read, expect);
+    }
+}
+
+proptest! {
+    /// Whatever an upstream sends, in whatever pieces: the same is seen of it.
+    #[test]
+    fn pieces_make_no_difference(
+        sent in proptest::collection::vec(prop_oneof!["[a-zA-Z:\\-]{0,4}", Just("\r\n".to_owned()), Just("\n".to_owned()), Just("HTTP/1.1 100 \r\n\r\n".to_owned())], 0..20),
+        cut in 1..9_usize,
+    ) {
+        let sent = sent.concat().into_bytes();
+        let seen = |pieces: Vec<&[u8]>| {
+            let announced = Announced::default();
+            announced.announce_request(RequestLooks::default());
+            let mut heads = AnswerHeads::default();
+            for piece in pieces {
+                heads.see(piece, &announced);
+            }
+            announced.answer_spelling()
+        };
+        prop_assert_eq!(seen(vec![&sent]), seen(sent.chunks(cut).collect()));
     }
 }
