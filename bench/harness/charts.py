@@ -92,7 +92,7 @@ def open_latency(rows: list[Row]) -> None:
             _line(axis, rows, series, "fraction", f"p{percentile}_ms", COLOURS[series], f"p{percentile}", style)
         goals = [(row["fraction"], row["goal"]) for row in rows if row["series"] == series and row["goal"] is not None]
         _goals(axis, goals, "goal for p99")
-        axis.set_xlabel("offered load, of what the case can do in a closed loop")
+        axis.set_xlabel("offered load, of what the case can do")
         axis.set_xticks([0.25, 0.5, 0.75, 0.9])
     _finish(axes)
 
