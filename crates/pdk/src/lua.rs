@@ -55,6 +55,11 @@ pub(crate) fn format_number(n: f64, digits: usize) -> String {
     if n == 0.0 {
         return if n.is_sign_negative() { "-0" } else { "0" }.to_owned();
     }
+    // Most numbers are integers that all their digits fit in.
+    if n.fract() == 0.0 && i32::try_from(digits).is_ok_and(|digits| n.abs() < 10_f64.powi(digits.min(15))) {
+        #[expect(clippy::cast_possible_truncation, reason = "an integer of at most 15 digits")]
+        return (n as i64).to_string();
+    }
     let scientific = format!("{:.*e}", digits - 1, n);
     let Some((mantissa, exponent)) = scientific.split_once('e') else { return scientific };
     let exponent: i32 = exponent.parse().unwrap_or(0);
