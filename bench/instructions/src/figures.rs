@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
-/// Percent above its figure that a path may take: some of what is counted is not ours (the allocator, libc).
-pub(crate) const TOLERANCE: u64 = 3;
+/// Percent above its figure that a path may take: some of what is counted is not ours (the allocator, libc), and what the
+/// compiler inlines depends on the directory that it builds in (up to 4 percent were seen).
+pub(crate) const TOLERANCE: u64 = 8;
 
 /// Percent below its figure from which on a path is worth a new figure.
-const MUCH_CHEAPER: u64 = 5;
+const MUCH_CHEAPER: u64 = 10;
 
 /// A path, and the instructions that one operation takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,11 +184,11 @@ mod tests {
 
     #[test]
     fn a_little_more_is_tolerated_and_more_is_not() {
-        assert_eq!(compare(&[("a", 1000)], &[("a", 1030)]), Comparison::default());
-        let dearer = compare(&[("a", 1000), ("b", 1)], &[("a", 1031), ("b", 1)]);
+        assert_eq!(compare(&[("a", 1000)], &[("a", 1080)]), Comparison::default());
+        let dearer = compare(&[("a", 1000), ("b", 1)], &[("a", 1081), ("b", 1)]);
         assert!(dearer.fails());
-        assert_eq!(dearer.dearer, [("a".to_owned(), 1000, 1031)]);
-        assert!(dearer.report().contains("1000      1031    +3.1 %"), "{}", dearer.report());
+        assert_eq!(dearer.dearer, [("a".to_owned(), 1000, 1081)]);
+        assert!(dearer.report().contains("1000      1081    +8.1 %"), "{}", dearer.report());
         assert!(dearer.report().contains("make instructions-record"));
     }
 
