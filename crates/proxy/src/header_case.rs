@@ -206,14 +206,16 @@ impl<S> HeaderCase<S> {
                 // What follows the head, a small body, goes out in the same write. hyper never splits a head.
                 let head = end_of_head(data).unwrap_or(0);
                 let (head, behind) = data.split_at(head);
-                let (before, after) = head.split_at(behind_connection(head).unwrap_or(0));
-                self.head.reserve(data.len() + looks.lines.len());
-                for part in [before, &looks.lines, after] {
+                let (before, after) = head.split_at(place_of_lines(head));
+                // Never in front of a request, where they would be one.
+                let lines = if before.is_empty() { &[][..] } else { &looks.lines };
+                self.head.reserve(data.len() + lines.len());
+                for part in [before, lines, after] {
                     self.head.extend_from_slice(part);
                 }
                 let head = &mut self.head[begin..];
                 correct_names(&mut head[..before.len()]);
-                correct_names(&mut head[before.len() + looks.lines.len()..]);
+                correct_names(&mut head[before.len() + lines.len()..]);
                 restore_hashes(head, &looks.hashes);
                 if let Some(first) = memchr::memchr(b'\n', head) {
                     looks.spelling.restore(&mut head[first + 1..]);
@@ -291,10 +293,11 @@ fn find_line(bytes: &[u8], name: &str) -> Option<usize> {
     })
 }
 
-/// Where the lines behind that of Connection begin. Nothing in front of it was written by the client but the target.
-fn behind_connection(head: &[u8]) -> Option<usize> {
-    let line = memchr::memmem::find(head, b"\r\nConnection: ")? + 2;
-    Some(line + memchr::memchr(b'\n', &head[line..])? + 1)
+/// Where in a head lines are added: behind that of Connection, else behind the first. Nothing in front of Connection was
+/// written by the client but the target.
+fn place_of_lines(head: &[u8]) -> usize {
+    let line = memchr::memmem::find(head, b"\r\nConnection: ").map_or(0, |at| at + 2);
+    memchr::memchr(b'\n', &head[line..]).map_or(0, |length| line + length + 1)
 }
 
 /// Corrects the names in the lines of a head, in place.

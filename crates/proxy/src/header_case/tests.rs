@@ -211,6 +211,8 @@ async fn lines_are_added_behind_connection() {
             "GET / HTTP/1.1\r\nHost: a\r\nConnection: a\r\n\r\n",
             "GET / HTTP/1.1\r\nHost: a\r\nConnection: a\r\nA: 1\r\n\r\n",
         ),
+        ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nA: 1\r\nHost: a\r\n\r\n"),
+        ("no head", "no head"),
     ] {
         let (near, mut far) = duplex(4096);
         let (mut layer, announced) = HeaderCase::requests(near);
