@@ -18,9 +18,9 @@ use crate::{
     flight::{Finish, Flight},
     forwarded::{X_KONG_REQUEST_ID, own_via},
     header_case,
+    http1::spelling::Spelling,
     request::list,
     request_debug,
-    spelling::Spelling,
     tunnel::{self, Traffic},
     upstream::{hash_input::HashCookie, send::Upstreamed},
 };

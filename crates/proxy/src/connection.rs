@@ -26,12 +26,12 @@ use tokio::{
 use crate::{
     flight,
     header_case::{Announced, HeaderCase},
+    http1::spelling::Spelling,
     linger::{SILENCE, linger},
     prefixed::Prefixed,
     proxy_protocol,
     sanitiser::{self, Sanitised},
     send_timeout::SendTimeout,
-    spelling::Spelling,
     surroundings,
     tls::{
         Alpn,

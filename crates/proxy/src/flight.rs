@@ -30,6 +30,7 @@ use crate::{
     buffered::{self, Held, Whole},
     connection::Connection,
     generation::{Generation, RouteEntry},
+    http1::spelling::Spelling,
     metrics::InMemory,
     plugin_run::{self, Failed, Ran},
     plugin_table::Configured,
@@ -38,7 +39,6 @@ use crate::{
     request_body::{self, BodyError, Spool},
     request_debug::RequestDebug,
     sanitiser::Refused,
-    spelling::Spelling,
     surroundings,
     upstream::{
         balancer::InUse,

@@ -32,7 +32,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use self::answer_heads::AnswerHeads;
-use crate::spelling::Spelling;
+use crate::http1::spelling::Spelling;
 
 /// Names that are not in Title-Case, as Kong writes them.
 const SPELLINGS: &[&str] = &["X-Real-IP", "X-Consumer-ID", "X-Consumer-Custom-ID", "TE", "DNT"];

@@ -12,7 +12,7 @@ mod head;
 use std::{
     cell::RefCell,
     collections::VecDeque,
-    future::{Future, poll_fn},
+    future::poll_fn,
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,16 +21,13 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep},
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 pub use head::Refusal;
 pub(crate) use head::{Kept, RAW_TARGET, is_host, is_kept};
 
 use self::framing::{Body, BodyError};
-use crate::spelling::Spelling;
+use crate::{http1::spelling::Spelling, timer::Timer};
 
 /// Bytes asked from the socket at a time.
 const READ_SIZE: usize = 16 * 1024;
@@ -147,47 +144,10 @@ pub struct Refused {
     pub head: Vec<u8>,
 }
 
-/// A deadline that is moved on every request and seldom met: the timer is only touched when it fires.
-struct Timer {
-    deadline: Option<Instant>,
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
-impl Timer {
-    fn set(&mut self, after: Duration) {
-        self.deadline = (!after.is_zero()).then(|| Instant::now() + after);
-    }
-
-    fn clear(&mut self) {
-        self.deadline = None;
-    }
-
-    /// Ready when the deadline has passed.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(deadline) = self.deadline else { return Poll::Pending };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        loop {
-            if sleep.as_mut().poll(cx).is_pending() {
-                // A timer that fires early finds the deadline moved and is set again; one set too late (a shorter
-                // deadline than the last) is corrected here.
-                if sleep.deadline() > deadline {
-                    sleep.as_mut().reset(deadline);
-                    continue;
-                }
-                return Poll::Pending;
-            }
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(deadline);
-        }
-    }
-}
-
 impl<S: AsyncRead + AsyncWrite + Unpin> Sanitised<S> {
     /// `read` are bytes that were already taken from the socket.
     pub fn new(socket: S, limits: Limits, read: BytesMut) -> Self {
-        let mut timer = Timer { deadline: None, sleep: None };
+        let mut timer = Timer::default();
         timer.set(limits.head_timeout);
         let mut inner = Inner {
             socket,
@@ -526,7 +486,7 @@ impl<S: AsyncRead + Unpin> Inner<S> {
         if self.in_flight > 0 && matches!(self.expect, Expect::Head) && self.buffer.is_empty() {
             return Poll::Pending;
         }
-        if matches!(self.expect, Expect::Body(_)) && self.timer.deadline.is_none() {
+        if matches!(self.expect, Expect::Body(_)) && !self.timer.is_set() {
             self.timer.set(self.limits.body_timeout);
         }
         match self.timer.poll(cx) {

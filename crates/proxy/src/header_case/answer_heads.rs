@@ -3,7 +3,7 @@
 use std::sync::{PoisonError, atomic::Ordering};
 
 use super::Announced;
-use crate::spelling::Spelling;
+use crate::http1::spelling::Spelling;
 
 /// Finds the heads of answers in what upstreams send.
 #[derive(Default)]

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex};
 
 use super::{Announced, AnswerHeads, HeaderCase, RequestLooks, respell, stand_in};
-use crate::spelling::Spelling;
+use crate::http1::spelling::Spelling;
 
 async fn check_request(hashes: &[usize], written: &str, expect: &str) {
     let (near, mut far) = duplex(4096);

@@ -1,7 +1,7 @@
 //! The checks that a request's head must pass, and what is said of one that does not.
 
 use super::{Limits, framing::Framing};
-use crate::spelling::{Spelling, is_title_case};
+use crate::http1::spelling::{Spelling, is_title_case};
 
 /// Why a request is refused. nginx, and so Kong, answers 400 to most; RFC 9112 section 3, 5 and 6 and RFC 9110 say
 /// what is wrong with each.

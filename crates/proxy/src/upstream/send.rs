@@ -20,8 +20,8 @@ use crate::{
     body::{BodyFault, ClientRequestBody, FileBody, Progress, UpstreamRequestBody},
     flight::Flight,
     forwarded::{Forwarded, UpstreamHead, declared_length},
+    http1::spelling::Spelling,
     request_body::BodyError,
-    spelling::Spelling,
 };
 
 /// An upstream's answer, its body still to come.
