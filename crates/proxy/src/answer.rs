@@ -14,7 +14,7 @@ use silverback_pdk::{
 
 use crate::{
     SERVER_TOKEN,
-    body::{ClientBody, Pace, UpstreamResponseBody},
+    body::{ClientBody, Pace},
     flight::{Finish, Flight},
     forwarded::{X_KONG_REQUEST_ID, own_via},
     header_case,
@@ -22,7 +22,7 @@ use crate::{
     request::list,
     request_debug,
     tunnel::{self, Traffic},
-    upstream::{hash_input::HashCookie, send::Upstreamed},
+    upstream::{answer::Upstreamed, hash_input::HashCookie},
 };
 
 const X_KONG_PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
@@ -85,24 +85,22 @@ fn remove_hop_by_hop(headers: &mut HeaderMap, flight: &Flight) {
 
 /// The answer that an upstream gave, passed on as it comes.
 pub(crate) fn from_upstream(mut flight: Box<Flight>, upstreamed: Upstreamed) -> Response<ClientBody> {
-    let Upstreamed { response, spelling, lease, read_timeout } = upstreamed;
-    let (head, incoming) = response.into_parts();
+    let Upstreamed { status, reason, headers, spelling, body } = upstreamed;
     if flight.keeps_upstream_head() {
         flight.exchange.service_response =
-            Some(ServiceResponse { status: head.status.as_u16(), headers: head.headers.clone(), body: None });
+            Some(ServiceResponse { status: status.as_u16(), headers: headers.clone(), body: None });
     }
     let declared = content_length(&flight.exchange.response.headers);
-    take_upstream_head(&mut flight, head.status, head.headers);
-    let mut answer = finish_head(&mut flight, head.status.as_u16());
-    if let Some(reason) = head.extensions.get::<ReasonPhrase>() {
-        answer.extensions_mut().insert(reason.clone());
+    take_upstream_head(&mut flight, status, headers);
+    let mut answer = finish_head(&mut flight, status.as_u16());
+    if let Some(reason) = reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
+        answer.extensions_mut().insert(reason);
     }
-    if has_no_body(head.status.as_u16()) {
+    if has_no_body(status.as_u16()) {
         let length = answer.headers_mut().remove(header::CONTENT_LENGTH);
         add_bodiless_length(&flight, answer.headers_mut(), length);
     }
     spell(&flight, answer.headers_mut(), &spelling);
-    let body = UpstreamResponseBody::new(incoming, lease, read_timeout);
     let buffers = flight.exchange.matched.as_ref().is_none_or(|matched| matched.route.response_buffering);
     let pace = flight.connection.wire.as_ref().filter(|_| !buffers).map(|wire| Pace::new(Rc::clone(wire)));
     answer.map(|()| ClientBody::upstream(body, declared, pace, Finish::new(flight)))
@@ -119,11 +117,10 @@ fn spell(flight: &Flight, headers: &mut HeaderMap, spelling: &Spelling) {
 /// The switch to the protocol that client and upstream agreed on; bytes are passed on both ways until one of them
 /// ends.
 pub(crate) fn switching(mut flight: Box<Flight>, upstreamed: Upstreamed, client: OnUpgrade) -> Response<ClientBody> {
-    let Upstreamed { mut response, lease, read_timeout, .. } = upstreamed;
-    let upstream = hyper::upgrade::on(&mut response);
-    let (head, _) = response.into_parts();
-    take_upstream_head(&mut flight, head.status, head.headers);
-    let mut answer = finish_head(&mut flight, head.status.as_u16());
+    let Upstreamed { status, headers, body, .. } = upstreamed;
+    let upstream = body.into_tunnel();
+    take_upstream_head(&mut flight, status, headers);
+    let mut answer = finish_head(&mut flight, status.as_u16());
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     if let Some(wire) = &flight.connection.wire {
@@ -131,12 +128,10 @@ pub(crate) fn switching(mut flight: Box<Flight>, upstreamed: Upstreamed, client:
     }
     let worker = Rc::clone(&flight.worker);
     worker.spawn(async move {
-        // Dropped with the tunnel: the connection never goes back to the pool.
-        let _lease = lease;
         let mut finish = Finish::new(flight);
-        if let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) {
+        if let (Ok(client), Some((upstream, silence))) = (client.await, upstream) {
             let traffic = Traffic::new();
-            let ended = tunnel::run(TokioIo::new(client), TokioIo::new(upstream), read_timeout, &traffic).await;
+            let ended = tunnel::run(TokioIo::new(client), upstream, silence, &traffic).await;
             finish.sent(usize::try_from(traffic.down()).unwrap_or(usize::MAX));
             if let Err(why) = ended {
                 return finish.tunnel_broke(&why);

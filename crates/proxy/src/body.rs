@@ -20,7 +20,7 @@ use crate::{
     connection::Wire,
     flight::Finish,
     request_body::{self, BodyError},
-    upstream::Lease,
+    upstream::answer::UpstreamResponseBody,
 };
 
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -194,81 +194,6 @@ impl Drop for ClientBody {
         if let Some(finish) = self.finish.take() {
             if self.is_end_stream() || finish.is_bodiless() { finish.complete() } else { finish.client_left() }
         }
-    }
-}
-
-/// What the upstream sends, under the service's read timeout; gives its connection back at its end.
-pub(crate) struct UpstreamResponseBody {
-    incoming: Incoming,
-    lease: Option<Lease>,
-    timeout: Duration,
-    deadline: Instant,
-    sleep: Option<Pin<Box<Sleep>>>,
-}
-
-impl UpstreamResponseBody {
-    pub(crate) fn new(incoming: Incoming, lease: Lease, timeout: Duration) -> Self {
-        let mut body = Self { incoming, lease: Some(lease), timeout, deadline: Instant::now() + timeout, sleep: None };
-        body.release_at_end();
-        body
-    }
-
-    fn release_at_end(&mut self) {
-        if self.incoming.is_end_stream()
-            && let Some(lease) = self.lease.take()
-        {
-            lease.give_back();
-        }
-    }
-}
-
-impl Body for UpstreamResponseBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                this.deadline = Instant::now() + this.timeout;
-                this.release_at_end();
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                this.lease = None;
-                Poll::Ready(Some(Err(error.into())))
-            }
-            Poll::Ready(None) => {
-                if let Some(lease) = this.lease.take() {
-                    lease.give_back();
-                }
-                Poll::Ready(None)
-            }
-            Poll::Pending => {
-                let deadline = this.deadline;
-                let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-                loop {
-                    if sleep.as_mut().poll(cx).is_pending() {
-                        return Poll::Pending;
-                    }
-                    if Instant::now() >= deadline {
-                        this.lease = None;
-                        let error =
-                            io::Error::new(io::ErrorKind::TimedOut, "upstream timed out while sending its body");
-                        return Poll::Ready(Some(Err(error.into())));
-                    }
-                    sleep.as_mut().reset(deadline);
-                }
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
     }
 }
 

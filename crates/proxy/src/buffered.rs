@@ -7,15 +7,12 @@ use std::sync::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, response::Parts};
+use http::{HeaderMap, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt;
 use silverback_config::settings::Buffering;
 
-use crate::{
-    body::{BoxError, UpstreamResponseBody},
-    upstream::send::Upstreamed,
-};
+use crate::{body::BoxError, upstream::answer::Upstreamed};
 
 /// Why an answer cannot be held whole.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +93,8 @@ impl Drop for Held {
 
 /// An answer that is held.
 pub(crate) struct Whole {
-    pub(crate) head: Parts,
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) trailers: Option<HeaderMap>,
     pub(crate) held: Held,
@@ -108,9 +106,7 @@ pub(crate) async fn read(
     limits: Buffering,
     all: &Arc<AtomicU64>,
 ) -> Result<Whole, BufferError> {
-    let Upstreamed { response, lease, read_timeout, .. } = upstreamed;
-    let (head, incoming) = response.into_parts();
-    let mut upstream = UpstreamResponseBody::new(incoming, lease, read_timeout);
+    let Upstreamed { status, headers, body: mut upstream, .. } = upstreamed;
     let mut held = Held::new(all);
     if upstream.size_hint().lower() > limits.max_size {
         return Err(BufferError::TooLarge(limits.max_size));
@@ -136,7 +132,7 @@ pub(crate) async fn read(
         }
     }
     let body = first.unwrap_or_else(|| collected.freeze());
-    Ok(Whole { head, body, trailers, held })
+    Ok(Whole { status, headers, body, trailers, held })
 }
 
 #[cfg(test)]

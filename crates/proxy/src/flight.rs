@@ -40,11 +40,7 @@ use crate::{
     request_debug::RequestDebug,
     sanitiser::Refused,
     surroundings,
-    upstream::{
-        balancer::InUse,
-        hash_input::HashCookie,
-        send::{self, Upstreamed},
-    },
+    upstream::{answer::Upstreamed, balancer::InUse, hash_input::HashCookie, send},
     worker::Worker,
 };
 
@@ -146,7 +142,7 @@ async fn run(
         }
         End::Gateway => answer::from_gateway(flight),
         End::Upstream(upstreamed) => match flight.upgrade.take() {
-            Some(upgrade) if upstreamed.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            Some(upgrade) if upstreamed.status == StatusCode::SWITCHING_PROTOCOLS => {
                 answer::switching(flight, *upstreamed, upgrade)
             }
             _ => answer::from_upstream(flight, *upstreamed),
@@ -236,7 +232,7 @@ impl Flight {
         };
         match (sent, buffered) {
             // What follows a switch of protocols is no answer that could be held.
-            (Ok(upstreamed), _) if upstreamed.response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            (Ok(upstreamed), _) if upstreamed.status == StatusCode::SWITCHING_PROTOCOLS => {
                 if self.upgrade.is_some() {
                     if buffered {
                         self.log(
@@ -457,7 +453,7 @@ impl Flight {
     /// Reads the upstream's answer whole, and lets the response handlers change it.
     async fn buffer(&mut self, upstreamed: Upstreamed) -> End {
         let limits = self.profile.settings.buffering;
-        let Whole { head, body, trailers, held } =
+        let Whole { status, headers, body, trailers, held } =
             match buffered::read(upstreamed, limits, &self.worker.shared.held).await {
                 Ok(whole) => whole,
                 Err(error) => {
@@ -469,12 +465,9 @@ impl Flight {
         self.trailers = trailers;
         self.exchange.timings.upstream_end = Some(self.now());
         self.in_memory.add(body.len());
-        self.exchange.service_response = Some(ServiceResponse {
-            status: head.status.as_u16(),
-            headers: head.headers.clone(),
-            body: Some(body.clone()),
-        });
-        answer::take_upstream_head(self, head.status, head.headers);
+        self.exchange.service_response =
+            Some(ServiceResponse { status: status.as_u16(), headers: headers.clone(), body: Some(body.clone()) });
+        answer::take_upstream_head(self, status, headers);
         self.exchange.response.body = Some(body);
         // nginx tells plugins of it as it tells the client.
         let connection = HeaderValue::from_static(if self.keeps_alive() { "keep-alive" } else { "close" });

@@ -3,10 +3,7 @@
 
 use std::{borrow::Cow, net::IpAddr, sync::LazyLock};
 
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Version,
-    header::{self, Entry},
-};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use silverback_model::Protocol;
 use silverback_pdk::{
     Exchange, address,
@@ -15,11 +12,15 @@ use silverback_pdk::{
 
 use crate::{
     SERVER_TOKEN,
+    body::UpstreamRequestBody,
     flight::Flight,
     generation::RouteEntry,
-    header_case::{self, RequestLooks},
+    http1::{decoder::Framing, encoder::Encoder, lines},
     request::list,
 };
+
+/// Room for most heads.
+const HEAD_SIZE: usize = 1024;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -27,28 +28,7 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_FORWARDED_PATH: HeaderName = HeaderName::from_static("x-forwarded-path");
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 pub(crate) const X_KONG_REQUEST_ID: HeaderName = HeaderName::from_static("x-kong-request-id");
-const PROXY: HeaderName = HeaderName::from_static("proxy");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-/// What a client may not set itself.
-const X_SET: [HeaderName; 7] = [
-    X_FORWARDED_FOR,
-    X_FORWARDED_PROTO,
-    X_FORWARDED_HOST,
-    X_FORWARDED_PORT,
-    X_FORWARDED_PATH,
-    X_FORWARDED_PREFIX,
-    X_REAL_IP,
-];
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-
-/// The head of one attempt at an upstream.
-pub(crate) struct UpstreamHead {
-    method: http::Method,
-    target: String,
-    headers: HeaderMap,
-}
 
 /// `http` or `https`, by the client's connection.
 pub(crate) fn scheme(exchange: &Exchange) -> &'static str {
@@ -198,57 +178,23 @@ fn target(exchange: &Exchange) -> String {
 }
 
 /// The lines that the gateway adds, but for those that belong to HTTP itself.
-fn own_lines<'a>(
-    flight: &'a Flight,
-    forwarded: &'a Forwarded,
-    real_ip: &'a str,
-) -> impl Iterator<Item = (&'static str, &'a str)> {
+fn own_lines(flight: &Flight, forwarded: &Forwarded, put: &mut impl FnMut(&'static str, &str)) {
+    put("X-Forwarded-For", &forwarded.hops);
+    put("X-Forwarded-Proto", &forwarded.proto);
+    put("X-Forwarded-Host", &forwarded.host);
     // A Unix socket has none.
-    let port = Some(forwarded.port.as_str()).filter(|port| *port != "0");
+    if forwarded.port != "0" {
+        put("X-Forwarded-Port", &forwarded.port);
+    }
+    put("X-Forwarded-Path", &forwarded.path);
     // A part of a path: it may hold, percent-decoded, what a header cannot. All else came in headers, or in the target.
     let is_value = |value: &&str| value.bytes().all(|byte| (byte >= b' ' && byte != 0x7f) || byte == b'\t');
-    let prefix = forwarded.prefix.as_deref().filter(is_value);
-    let id = flight.profile.settings.upstream_request_id.then_some(flight.exchange.id.as_str());
-    let lines = [
-        ("X-Forwarded-For", Some(forwarded.hops.as_str())),
-        ("X-Forwarded-Proto", Some(&*forwarded.proto)),
-        ("X-Forwarded-Host", Some(forwarded.host.as_str())),
-        ("X-Forwarded-Port", port),
-        ("X-Forwarded-Path", Some(forwarded.path.as_str())),
-        ("X-Forwarded-Prefix", prefix),
-        ("X-Real-IP", Some(real_ip)),
-        ("X-Kong-Request-Id", id),
-    ];
-    lines.into_iter().filter_map(|(name, value)| Some((name, value?)))
-}
-
-/// Copies the client's headers but those that concern one connection only, and those that are set already.
-fn copy_end_to_end(incoming: &HeaderMap, headers: &mut HeaderMap, gives_id: bool) {
-    let connection: Vec<&[u8]> =
-        incoming.get_all(header::CONNECTION).iter().flat_map(|value| list(value.as_bytes())).collect();
-    for name in incoming.keys() {
-        let hop_by_hop = *name == header::CONNECTION
-            || *name == header::UPGRADE
-            || *name == header::TE
-            || *name == KEEP_ALIVE
-            || *name == PROXY
-            || *name == PROXY_CONNECTION
-            || *name == header::TRANSFER_ENCODING
-            || *name == header::EXPECT
-            // Set by the gateway, or not at all.
-            || X_SET.contains(name)
-            || (gives_id && *name == X_KONG_REQUEST_ID)
-            || connection.iter().any(|listed| listed.eq_ignore_ascii_case(name.as_str().as_bytes()));
-        if hop_by_hop {
-            continue;
-        }
-        let Entry::Vacant(place) = headers.entry(name) else { continue };
-        let mut values = incoming.get_all(name).iter().cloned();
-        let Some(first) = values.next() else { continue };
-        let mut place = place.insert_entry(first);
-        for value in values {
-            place.append(value);
-        }
+    if let Some(prefix) = forwarded.prefix.as_deref().filter(is_value) {
+        put("X-Forwarded-Prefix", prefix);
+    }
+    put("X-Real-IP", &real_ip(&flight.exchange));
+    if flight.profile.settings.upstream_request_id {
+        put("X-Kong-Request-Id", &flight.exchange.id);
     }
 }
 
@@ -266,23 +212,16 @@ fn asks_for_trailers(headers: &HeaderMap) -> bool {
         .any(|value| list(value.as_bytes()).any(|item| item.eq_ignore_ascii_case(b"trailers")))
 }
 
-/// A target as hyper takes it, and where in it `#` belongs: hyper would end the target there, so that another character
-/// holds the place. What else a URI may not hold goes percent-encoded.
-fn uri(target: &str) -> Result<(http::Uri, Vec<usize>), http::Error> {
-    if !target.contains('#')
-        && let Ok(uri) = target.parse::<http::Uri>()
-    {
-        return Ok((uri, Vec::new()));
+/// A target as it goes upstream: as nginx has it, but that what no URI may hold goes percent-encoded.
+fn encoded(target: &str) -> Result<Cow<'_, str>, http::Error> {
+    // What most targets are made of.
+    let plain = |byte: u8| matches!(byte, b'!' | b'$'..=b';' | b'=' | b'?'..=b'[' | b']' | b'_' | b'a'..=b'z' | b'~');
+    if target.bytes().all(plain) || target.parse::<http::Uri>().is_ok() && !target.contains('#') {
+        return Ok(Cow::Borrowed(target));
     }
-    let mut hashes = Vec::new();
     let mut encoded = String::with_capacity(target.len() + 16);
     for c in target.chars() {
         match c {
-            // It goes as it is, as nginx sends it.
-            '#' => {
-                hashes.push(encoded.len());
-                encoded.push(header_case::PLACE_OF_HASH);
-            }
             '<' | '>' | '`' | '"' | '{' | '}' | '|' | '\\' | '^' => encoded.push_str(&format!("%{:02X}", u32::from(c))),
             c if c.is_ascii() => encoded.push(c),
             c => encoded.extend(percent_encoding::utf8_percent_encode(
@@ -291,102 +230,186 @@ fn uri(target: &str) -> Result<(http::Uri, Vec<usize>), http::Error> {
             )),
         }
     }
-    Ok((encoded.parse()?, hashes))
+    // A `#` goes as it is, as nginx sends it; a URI of this crate ends there.
+    encoded.replace('#', "!").parse::<http::Uri>()?;
+    Ok(Cow::Owned(encoded))
 }
 
-impl UpstreamHead {
-    /// What goes upstream, to this host, in nginx's order: what the gateway sets first, then the client's own.
-    pub(crate) fn of(flight: &Flight, forwarded: &Forwarded, host: &str) -> Result<Self, http::Error> {
-        let exchange = &*flight.exchange;
-        let incoming = &exchange.request.headers;
-        let mut headers = HeaderMap::with_capacity(incoming.len() + 8);
-        if asks_for_trailers(incoming) {
-            headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        }
-        match &forwarded.via {
-            Cow::Borrowed(via) => drop(headers.insert(header::VIA, HeaderValue::from_static(via))),
-            Cow::Owned(via) => drop(headers.insert(header::VIA, HeaderValue::from_str(via)?)),
-        }
-        headers.insert(header::HOST, HeaderValue::from_str(host)?);
-        if flight.is_upgrade() {
-            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive, Upgrade"));
-        } else {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
-        }
-        let gives_id = flight.profile.settings.upstream_request_id;
-        // A body that was read has a length, whatever the client said of it.
-        let known_length = match &exchange.request.body {
-            RequestBody::Memory(bytes) => Some(bytes.len() as u64),
-            RequestBody::File(_, length) => Some(*length),
-            RequestBody::None if incoming.contains_key(header::CONTENT_LENGTH) => Some(0),
-            _ => None,
-        };
-        if let Some(length) = known_length {
-            headers.insert(
-                header::CONTENT_LENGTH,
-                HeaderValue::from(length.min(declared_length(exchange).unwrap_or(length))),
-            );
-        }
-        copy_end_to_end(incoming, &mut headers, gives_id);
-        if flight.incoming.is_some() && !headers.contains_key(header::CONTENT_LENGTH) {
-            // hyper takes a GET for one without a body.
-            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        Ok(Self { method: exchange.request.method.clone(), target: target(exchange), headers })
-    }
+/// A line of the head that goes upstream.
+enum Line<'a> {
+    /// The gateway's own: its name as it is written.
+    Own(&'static str, &'a [u8]),
+    /// The client's.
+    Passed(&'a HeaderName, &'a HeaderValue),
+}
 
-    /// The request over HTTP/1.1, and what hyper is not told of it. The gateway's own lines are a part of that: as text
-    /// they cost a tenth of what they cost as headers.
-    pub(crate) fn into_http1<B>(
-        self,
-        flight: &Flight,
-        forwarded: &Forwarded,
-        body: B,
-    ) -> Result<(http::Request<B>, RequestLooks), http::Error> {
-        let (uri, hashes) = uri(&self.target)?;
-        let real_ip = real_ip(&flight.exchange);
-        let mut lines = Vec::with_capacity(512);
-        for (name, value) in own_lines(flight, forwarded, &real_ip) {
-            for part in [name, ": ", value, "\r\n"] {
-                lines.extend_from_slice(part.as_bytes());
+/// What goes upstream, to this host, in nginx's order: what the gateway sets first, then the client's own. Returns how the
+/// body is framed.
+fn for_each_line(
+    flight: &Flight,
+    forwarded: &Forwarded,
+    host: &str,
+    body: &UpstreamRequestBody,
+    mut put: impl FnMut(Line<'_>),
+) -> Framing {
+    let exchange = &*flight.exchange;
+    let incoming = &exchange.request.headers;
+    let mut own = |name, value: &str| put(Line::Own(name, value.as_bytes()));
+    if asks_for_trailers(incoming) {
+        own("TE", "trailers");
+    }
+    own("Via", &forwarded.via);
+    own("Host", host);
+    if flight.is_upgrade() {
+        own("Upgrade", "websocket");
+        own("Connection", "keep-alive, Upgrade");
+    } else {
+        own("Connection", "keep-alive");
+    }
+    own_lines(flight, forwarded, &mut own);
+    let known = known_length(exchange);
+    if let Some(length) = known {
+        own("Content-Length", &length.to_string());
+    }
+    let mut passed_length = None;
+    let listed = listed_in_connection(incoming);
+    let gives_id = flight.profile.settings.upstream_request_id;
+    for (name, value) in incoming {
+        if !is_end_to_end(name, &listed) || (gives_id && *name == X_KONG_REQUEST_ID) {
+            continue;
+        }
+        if *name == header::CONTENT_LENGTH {
+            let length = value.to_str().ok().and_then(|length| length.parse().ok());
+            if known.is_some() || passed_length.is_some() || length.is_none() {
+                continue;
+            }
+            passed_length = length;
+        }
+        put(Line::Passed(name, value));
+    }
+    if let Some(length) = known.or(passed_length) {
+        return Framing::Length(length);
+    }
+    if matches!(body, UpstreamRequestBody::Client(..)) {
+        put(Line::Own("Transfer-Encoding", b"chunked"));
+        return Framing::Chunked;
+    }
+    Framing::Length(0)
+}
+
+/// The length of a body that was read, whatever the client said of it.
+fn known_length(exchange: &Exchange) -> Option<u64> {
+    let length = match &exchange.request.body {
+        RequestBody::Memory(bytes) => bytes.len() as u64,
+        RequestBody::File(_, length) => *length,
+        RequestBody::None if exchange.request.headers.contains_key(header::CONTENT_LENGTH) => 0,
+        _ => return None,
+    };
+    Some(length.min(declared_length(exchange).unwrap_or(length)))
+}
+
+/// What the client says that it concerns its connection only.
+fn listed_in_connection(headers: &HeaderMap) -> Vec<&[u8]> {
+    headers.get_all(header::CONNECTION).iter().flat_map(|value| list(value.as_bytes())).collect()
+}
+
+/// Whether a header of the client's is passed on: not what concerns one connection, and not what the gateway sets, or nobody
+/// else may.
+fn is_end_to_end(name: &HeaderName, listed: &[&[u8]]) -> bool {
+    let name = name.as_str();
+    let is_own = matches!(
+        name,
+        "connection"
+            | "upgrade"
+            | "te"
+            | "keep-alive"
+            | "proxy"
+            | "proxy-connection"
+            | "transfer-encoding"
+            | "expect"
+            | "host"
+            | "via"
+            | "x-forwarded-for"
+            | "x-forwarded-proto"
+            | "x-forwarded-host"
+            | "x-forwarded-port"
+            | "x-forwarded-path"
+            | "x-forwarded-prefix"
+            | "x-real-ip"
+    );
+    !is_own && !listed.iter().any(|listed| listed.eq_ignore_ascii_case(name.as_bytes()))
+}
+
+/// The head of a request over HTTP/1.1, and how its body is framed.
+pub(crate) fn http1_head(
+    flight: &Flight,
+    forwarded: &Forwarded,
+    host: &str,
+    body: &UpstreamRequestBody,
+) -> Result<(Vec<u8>, Encoder), http::Error> {
+    let exchange = &*flight.exchange;
+    let target = target(exchange);
+    let mut head = Vec::with_capacity(HEAD_SIZE);
+    for part in [exchange.request.method.as_str(), " ", &*encoded(&target)?, " HTTP/1.1\r\n"] {
+        head.extend_from_slice(part.as_bytes());
+    }
+    let mut passed = None;
+    let framing = for_each_line(flight, forwarded, host, body, |line| match line {
+        Line::Own(name, value) => {
+            for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+                head.extend_from_slice(part);
             }
         }
-        let mut request = http::Request::new(body);
-        *request.method_mut() = self.method;
-        *request.uri_mut() = uri;
-        *request.version_mut() = Version::HTTP_11;
-        *request.headers_mut() = self.headers;
-        Ok((request, RequestLooks { hashes, lines, spelling: flight.spelling.clone() }))
+        Line::Passed(name, value) => {
+            passed.get_or_insert(head.len());
+            lines::put(&mut head, name.as_str(), value.as_bytes());
+        }
+    });
+    if let Some(begin) = passed {
+        flight.spelling.restore(&mut head[begin..]);
     }
+    head.extend_from_slice(b"\r\n");
+    let encoder = match framing {
+        Framing::Length(length) => Encoder::Length(length),
+        Framing::Chunked | Framing::UntilClose => Encoder::chunked(&exchange.request.headers),
+    };
+    Ok((head, encoder))
+}
 
-    /// The request over HTTP/2, where the host is the authority, and connections have no headers.
-    pub(crate) fn into_http2<B>(
-        mut self,
-        flight: &Flight,
-        forwarded: &Forwarded,
-        secure: bool,
-        body: B,
-    ) -> Result<http::Request<B>, http::Error> {
-        let host = self.headers.remove(header::HOST);
-        // No fragment over HTTP/2.
-        let (target, _) = uri(self.target.split('#').next().unwrap_or_default())?;
-        let mut request = http::Request::new(body);
-        *request.method_mut() = self.method;
-        *request.uri_mut() = http::Uri::builder()
-            .scheme(if secure { "https" } else { "http" })
-            .authority(host.as_ref().map_or(&b""[..], HeaderValue::as_bytes))
-            .path_and_query(target.path_and_query().map_or("/", http::uri::PathAndQuery::as_str))
-            .build()?;
-        *request.version_mut() = Version::HTTP_2;
-        let headers = request.headers_mut();
-        *headers = self.headers;
-        for name in [header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING] {
-            headers.remove(name);
-        }
-        for (name, value) in own_lines(flight, forwarded, &real_ip(&flight.exchange)) {
-            headers.insert(HeaderName::from_bytes(name.as_bytes())?, HeaderValue::from_str(value)?);
-        }
-        Ok(request)
+/// A request over HTTP/2, where the host is the authority, and connections have no headers.
+pub(crate) fn http2_request(
+    flight: &Flight,
+    forwarded: &Forwarded,
+    host: &str,
+    secure: bool,
+    body: UpstreamRequestBody,
+) -> Result<http::Request<UpstreamRequestBody>, http::Error> {
+    let mut headers = HeaderMap::with_capacity(flight.exchange.request.headers.len() + 8);
+    let mut invalid = None;
+    for_each_line(flight, forwarded, host, &body, |line| match line {
+        Line::Own("Host" | "Connection" | "Upgrade" | "Transfer-Encoding", _) => {}
+        Line::Own(name, value) => match (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+            (Ok(name), Ok(value)) => drop(headers.insert(name, value)),
+            (Err(error), _) => invalid = Some(http::Error::from(error)),
+            (_, Err(error)) => invalid = Some(error.into()),
+        },
+        Line::Passed(name, value) => drop(headers.append(name, value.clone())),
+    });
+    if let Some(error) = invalid {
+        return Err(error);
     }
+    let target = target(&flight.exchange);
+    // No fragment over HTTP/2.
+    let target = encoded(target.split('#').next().unwrap_or_default())?;
+    let uri = http::Uri::builder()
+        .scheme(if secure { "https" } else { "http" })
+        .authority(host)
+        .path_and_query(&*target)
+        .build()?;
+    let mut request = http::Request::new(body);
+    *request.method_mut() = flight.exchange.request.method.clone();
+    *request.uri_mut() = uri;
+    *request.version_mut() = Version::HTTP_2;
+    *request.headers_mut() = headers;
+    Ok(request)
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod decoder;
 pub(crate) mod encoder;
+pub(crate) mod incoming;
 pub(crate) mod lines;
 pub(crate) mod outgoing;
 pub(crate) mod spelling;

@@ -10,7 +10,6 @@ mod framing;
 mod head;
 
 use std::{
-    cell::RefCell,
     collections::VecDeque,
     future::poll_fn,
     io,
@@ -27,10 +26,13 @@ pub use head::Refusal;
 pub(crate) use head::{Kept, RAW_TARGET, is_host, is_kept};
 
 use self::framing::{Body, BodyError};
-use crate::{http1::spelling::Spelling, timer::Timer};
-
-/// Bytes asked from the socket at a time.
-const READ_SIZE: usize = 16 * 1024;
+use crate::{
+    http1::{
+        incoming::{READ_SIZE, poll_fill},
+        spelling::Spelling,
+    },
+    timer::Timer,
+};
 
 /// Empty lines that a client may send before a head.
 const MAX_EMPTY_LINES: usize = 16;
@@ -502,27 +504,6 @@ fn replace(buffer: &mut BytesMut, at: usize, length: usize, with: &[u8]) {
     buffer.truncate(at);
     buffer.extend_from_slice(with);
     buffer.extend_from_slice(&tail);
-}
-
-thread_local! {
-    /// What all connections of a thread read into first: one that waits for its client holds no buffer.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into());
-}
-
-fn poll_fill<S: AsyncRead + Unpin>(
-    socket: &mut S,
-    buffer: &mut BytesMut,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let mut scratch = ReadBuf::new(scratch);
-        let polled = Pin::new(socket).poll_read(cx, &mut scratch);
-        if polled.is_pending() && buffer.is_empty() {
-            *buffer = BytesMut::new();
-        }
-        buffer.extend_from_slice(scratch.filled());
-        polled.map_ok(|()| scratch.filled().len())
-    })
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Sanitised<S> {

@@ -141,17 +141,15 @@ impl Chunked {
     }
 
     fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame<Bytes>>, FramingError> {
-        let mut at = 0;
-        while at < buffer.len() && !matches!(self.state, State::Data | State::Trailers | State::Done) {
-            self.state = self.step(buffer[at])?;
-            at += 1;
-        }
-        buffer.advance(at);
+        self.step_over(buffer)?;
         match self.state {
             State::Data if !buffer.is_empty() => {
                 let n = at_most(buffer.len(), self.left);
                 self.took(n);
-                Ok(Some(Frame::data(buffer.split_to(n).freeze())))
+                let data = buffer.split_to(n).freeze();
+                // With the last piece of most bodies it is known that it is the last.
+                self.step_over(buffer)?;
+                Ok(Some(Frame::data(data)))
             }
             State::Trailers => {
                 self.state = State::Done;
@@ -159,6 +157,17 @@ impl Chunked {
             }
             _ => Ok(None),
         }
+    }
+
+    /// Goes on to where there is something to tell.
+    fn step_over(&mut self, buffer: &mut BytesMut) -> Result<(), FramingError> {
+        let mut at = 0;
+        while at < buffer.len() && !matches!(self.state, State::Data | State::Trailers | State::Done) {
+            self.state = self.step(buffer[at])?;
+            at += 1;
+        }
+        buffer.advance(at);
+        Ok(())
     }
 
     fn step(&mut self, byte: u8) -> Result<State, FramingError> {

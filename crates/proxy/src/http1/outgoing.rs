@@ -23,7 +23,18 @@ pub(crate) struct Outgoing {
     after: &'static [u8],
 }
 
+impl From<Vec<u8>> for Outgoing {
+    fn from(head: Vec<u8>) -> Self {
+        Self { small: head, ..Self::default() }
+    }
+}
+
 impl Outgoing {
+    /// So many bytes wait.
+    pub(crate) fn len(&self) -> usize {
+        self.small.len() - self.written + self.large.len() + self.after.len()
+    }
+
     /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.small.is_empty() && self.large.is_empty() && self.after.is_empty()

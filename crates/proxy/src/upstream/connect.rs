@@ -2,24 +2,14 @@
 
 use std::{io, time::Duration};
 
-use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::net::TcpStream;
 
 use super::{
+    http1::{self, Socket},
     http2,
-    pool::{AbortOnDrop, Connection, Key},
+    pool::Key,
     tls::{ClientTls, TlsError},
 };
-use crate::{body::UpstreamRequestBody, header_case::HeaderCase};
-
-/// Header lines in an answer: far more than nginx's proxy_buffer_size lets through in practice.
-const MAX_HEADERS: usize = 512;
-
-/// nginx takes a head of proxy_buffer_size, and bodies in pieces; hyper reads both into one buffer.
-const MIN_BUFFER: usize = 64 * 1024;
 
 /// Why there is no connection, in nginx's words.
 #[derive(Debug, thiserror::Error)]
@@ -35,18 +25,13 @@ pub(crate) enum ConnectError {
 }
 
 /// Opens a connection for HTTP/1.1 within the service's connect timeout, the TLS handshake included.
-pub(crate) async fn http1(
-    key: &Key,
-    tls: &ClientTls,
-    timeout: Duration,
-    max_head: usize,
-) -> Result<Connection, ConnectError> {
+pub(crate) async fn http1(key: &Key, tls: &ClientTls, timeout: Duration) -> Result<http1::Connection, ConnectError> {
     let opening = async {
         let socket = tcp(key).await?;
-        match &key.tls {
-            None => http1_handshake(socket, max_head).await,
-            Some(with) => http1_handshake(tls.connect(&with.choice, &with.server_name, socket).await?, max_head).await,
-        }
+        Ok(http1::Connection::new(match &key.tls {
+            None => Socket::Tcp(socket),
+            Some(with) => Socket::Tls(Box::new(tls.connect(&with.choice, &with.server_name, socket).await?)),
+        }))
     };
     tokio::time::timeout(timeout, opening).await.map_err(|_| ConnectError::Timeout)?
 }
@@ -58,7 +43,6 @@ pub(crate) async fn http2(
     timeout: Duration,
     max_head: usize,
 ) -> Result<http2::Connection, ConnectError> {
-    let max_head = max_head.max(MIN_BUFFER);
     let opening = async {
         let socket = tcp(key).await?;
         Ok(match &key.tls {
@@ -77,21 +61,4 @@ async fn tcp(key: &Key) -> Result<TcpStream, ConnectError> {
     // Nagle's algorithm would hold small requests back.
     socket.set_nodelay(true).map_err(ConnectError::Refused)?;
     Ok(socket)
-}
-
-/// Speaks HTTP/1.1 over a socket.
-pub(super) async fn http1_handshake<S>(socket: S, max_head: usize) -> Result<Connection, ConnectError>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (socket, wire) = HeaderCase::requests(socket);
-    let (sender, connection) = hyper::client::conn::http1::Builder::new()
-        .title_case_headers(true)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(max_head.max(MIN_BUFFER))
-        .handshake::<_, UpstreamRequestBody>(TokioIo::new(socket))
-        .await?;
-    // Ends with the connection; what goes wrong on it is told to the request that is on it.
-    let task = tokio::task::spawn_local(connection.with_upgrades());
-    Ok(Connection { sender, wire, served: 0, _task: AbortOnDrop(task.abort_handle()) })
 }

@@ -1,168 +1,37 @@
 //! Sends a request to an upstream: one attempt after another, never twice what must not be.
 
+mod failure;
+
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, header};
+use http::{Method, Response};
 use hyper::body::Incoming;
 use silverback_pdk::exchange::{RequestBody, Try};
 
+pub(crate) use self::failure::SendFailure;
+use self::failure::{Failed, is_refused};
 use super::{
-    balancer::{Address, Attempts, BalanceError, Upstream, Upstreams},
+    answer::{UpstreamResponseBody, Upstreamed},
+    balancer::{Address, Attempts, Upstream, Upstreams},
     connect::{self, ConnectError},
     hash_input,
     health::Outcome,
+    http1::{self, AskError, Head, Limits, Question, Unanswered},
     http2::{Stream, Turn},
-    pool::{Connection, Key, Lease, Pool, TlsKey},
-    tls::{Asked, ClientTls, TlsError, server_name},
+    pool::{Key, Pool, TlsKey},
+    tls::{Asked, ClientTls, server_name},
 };
 use crate::{
     body::{BodyFault, ClientRequestBody, FileBody, Progress, UpstreamRequestBody},
     flight::Flight,
-    forwarded::{Forwarded, UpstreamHead, declared_length},
+    forwarded::{self, Forwarded, declared_length},
     http1::spelling::Spelling,
-    request_body::BodyError,
 };
 
-/// An upstream's answer, its body still to come.
-pub(crate) struct Upstreamed {
-    pub(crate) response: Response<Incoming>,
-    /// How its header names are written.
-    pub(crate) spelling: Spelling,
-    pub(crate) lease: Lease,
-    /// For each read of its body.
-    pub(crate) read_timeout: Duration,
-}
-
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SendFailure {
-    #[error(transparent)]
-    Balance(#[from] BalanceError),
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    #[error("upstream timed out (110: Connection timed out)")]
-    Timeout,
-    #[error("{}", in_words(.0))]
-    Exchange(#[source] hyper::Error),
-    /// An answer whose end is not certain.
-    #[error("upstream sent {0}")]
-    Framing(&'static str),
-    #[error(transparent)]
-    ClientBody(BodyError),
-    #[error("the request cannot be written ({0})")]
-    Request(#[from] http::Error),
-    #[error("the spooled body cannot be read ({0})")]
-    Spool(#[source] std::io::Error),
-    #[error("invalid URL prefix in \"{0}://\"")]
-    Protocol(String),
-}
-
-impl From<BodyFault> for SendFailure {
-    fn from(fault: BodyFault) -> Self {
-        match fault {
-            BodyFault::Client(error) => Self::ClientBody(error),
-            BodyFault::Spool(error) => Self::Spool(error),
-        }
-    }
-}
-
-impl SendFailure {
-    /// What the gateway was doing, in nginx's words.
-    pub(crate) const fn activity(&self) -> &'static str {
-        match self {
-            Self::Connect(ConnectError::Tls(TlsError::Setup(_) | TlsError::Name(_))) => "",
-            Self::Connect(ConnectError::Tls(_)) => " while SSL handshaking to upstream",
-            Self::Connect(_) => " while connecting to upstream",
-            Self::Timeout | Self::Exchange(_) | Self::Framing(_) => " while reading response header from upstream",
-            Self::Spool(_) | Self::ClientBody(_) => " while sending request to upstream",
-            Self::Balance(_) | Self::Request(_) | Self::Protocol(_) => "",
-        }
-    }
-
-    /// The status that the client gets.
-    pub(crate) const fn status(&self) -> u16 {
-        match self {
-            Self::Timeout | Self::Connect(ConnectError::Timeout) => 504,
-            Self::Request(_) | Self::Spool(_) | Self::Protocol(_) | Self::ClientBody(_) => 500,
-            Self::Balance(_) => 503,
-            Self::Connect(_) | Self::Exchange(_) | Self::Framing(_) => 502,
-        }
-    }
-
-    /// What nginx counts it as, when it tries again or gives up (`ngx_http_upstream_next`).
-    const fn code(&self) -> u16 {
-        match self {
-            Self::Timeout | Self::Connect(ConnectError::Timeout) => 504,
-            _ => 502,
-        }
-    }
-
-    /// What it says of the target's health.
-    const fn outcome(&self) -> Option<Outcome> {
-        match self {
-            Self::Timeout | Self::Connect(ConnectError::Timeout) => Some(Outcome::Timeout),
-            Self::Connect(ConnectError::Tls(TlsError::Name(_) | TlsError::Setup(_))) => None,
-            Self::Framing(_) => Some(Outcome::Status(502)),
-            Self::Connect(_) | Self::Exchange(_) => Some(Outcome::TcpFailure),
-            _ => None,
-        }
-    }
-
-    /// What Kong tells the client where no address could be had: status and message. `chosen`: a plugin named the host.
-    pub(crate) fn no_address(&self, chosen: bool) -> (u16, String) {
-        match self {
-            Self::Balance(BalanceError::Resolve { error, .. }) if error.is_not_found() && !chosen => {
-                (503, "name resolution failed".to_owned())
-            }
-            Self::Balance(BalanceError::Resolve { host, error }) => {
-                (500, format!("failed the initial dns/balancer resolve for '{host}' with: {error}"))
-            }
-            _ => (503, BalanceError::NoTargets.to_string()),
-        }
-    }
-}
-
-/// What nginx would say.
-fn in_words(error: &hyper::Error) -> String {
-    if error.is_incomplete_message() {
-        "upstream prematurely closed connection".to_owned()
-    } else if error.is_parse_too_large() {
-        "upstream sent too big header".to_owned()
-    } else if error.is_parse() {
-        format!("upstream sent invalid header ({error})")
-    } else {
-        match std::error::Error::source(error) {
-            Some(source) if source.is::<std::io::Error>() => format!("recv() failed ({source})"),
-            Some(source) => format!("{error}: {source}"),
-            None => error.to_string(),
-        }
-    }
-}
-
-/// How one attempt failed.
-struct Failed {
-    why: SendFailure,
-    /// Something of the request may have reached the upstream.
-    sent: bool,
-    /// The connection had served before: it may have been closed while idle, which says nothing of the upstream.
-    reused: bool,
-}
-
-impl Failed {
-    /// The upstream ended a connection that had been idle before it answered anything: it is no failure to connect.
-    fn was_idle(&self) -> bool {
-        self.reused && matches!(&self.why, SendFailure::Exchange(error) if is_lost(error))
-    }
-}
-
-/// Whether a connection ended, as against an answer that was wrong.
-fn is_lost(error: &hyper::Error) -> bool {
-    error.is_incomplete_message()
-        || error.is_closed()
-        || error.is_canceled()
-        || std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<std::io::Error>)
-}
+/// Bytes that an answer's head may have in any case: nginx's proxy_buffer_size is often too small for what is set in
+/// cookies.
+const MIN_HEAD: usize = 64 * 1024;
 
 /// Sends the request, to another target where one fails, as often as the service's `retries` allow.
 pub(crate) async fn send(
@@ -198,7 +67,7 @@ pub(crate) async fn send(
         });
         let failed = match attempt(flight, tls, speech, forwarded, &address, upstream.map(AsRef::as_ref)).await {
             Ok(upstreamed) => {
-                attempts.report(Outcome::Status(upstreamed.response.status().as_u16()));
+                attempts.report(Outcome::Status(upstreamed.status.as_u16()));
                 flight.in_use = attempts.into_use();
                 return Ok(upstreamed);
             }
@@ -212,12 +81,7 @@ pub(crate) async fn send(
         let is_there = whole || flight.incoming.is_some();
         let repeatable = is_there
             && (!failed.sent || (whole && is_idempotent(&flight.exchange.request.method)))
-            && match &failed.why {
-                SendFailure::Connect(_) | SendFailure::Timeout => true,
-                // An answer, though a wrong one, is no error that `proxy_next_upstream` knows by default.
-                SendFailure::Exchange(error) => !error.is_parse(),
-                _ => false,
-            };
+            && failed.is_error();
         if !repeatable {
             report_last(&mut attempts, &failed);
             return Err(failed.why);
@@ -323,46 +187,65 @@ async fn over_http1(
     connect_timeout: Duration,
 ) -> Result<Upstreamed, Failed> {
     let pool = flight.worker.pool.under(flight.profile.settings.upstream);
-    let (mut connection, reused) = match idle(flight, &pool, &key).await {
-        Some(connection) => (connection, true),
-        None => (open_http1(flight, tls, &key, connect_timeout).await.map_err(unsent)?, false),
+    let (connection, reused) = match idle(flight, &pool, &key).await {
+        Some(connection) => {
+            connected(flight, 0.0);
+            (connection, true)
+        }
+        None => (open_http1(flight, tls, &key, connect_timeout).await.map_err(Failed::unsent)?, false),
     };
-    if reused {
-        // The pool has seen that it is ready.
-        connected(flight, 0.0);
-    } else {
-        match tokio::time::timeout(connect_timeout, connection.sender.ready()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => return Err(Failed { why: SendFailure::Exchange(error), sent: false, reused }),
-            Err(_) => return Err(Failed { why: SendFailure::Timeout, sent: false, reused }),
+    let (body, fault) = body(flight).await.map_err(unspooled)?;
+    let is_head = flight.exchange.request.method == Method::HEAD;
+    let (head, encoder) = forwarded::http1_head(flight, forwarded, host, &body).map_err(Failed::unsent)?;
+    let limits = limits(flight);
+    match http1::ask(connection, Question { head, encoder, body, is_head }, limits).await {
+        Ok((head, body)) => {
+            let body = UpstreamResponseBody::http1(body, pool, key, limits.read);
+            let Head { status, reason, headers, spelling, .. } = head;
+            Ok(Upstreamed { status, reason, headers, spelling, body })
+        }
+        Err(Unanswered { why, sent, body }) => {
+            if let Some(UpstreamRequestBody::Client(body, _)) = body {
+                flight.incoming = Some(body.into_inner());
+            }
+            Err(match why {
+                AskError::Body => Failed { why: fault_of(&fault), sent: true, reused: false },
+                AskError::Timeout => Failed { why: SendFailure::Timeout, sent: true, reused: false },
+                AskError::Head(_) => Failed { why: SendFailure::Http1(why), sent: true, reused: false },
+                why => Failed { why: SendFailure::Http1(why), sent, reused },
+            })
         }
     }
-    let head = UpstreamHead::of(flight, forwarded, host).map_err(unwritable)?;
-    let (body, progress) = body(flight).await.map_err(unspooled)?;
-    let (request, looks) = head.into_http1(flight, forwarded, body).map_err(unwritable)?;
-    connection.wire.announce_request(looks);
-    connection.served += 1;
-    let (response, read_timeout) =
-        exchanged(flight, connection.sender.try_send_request(request), progress, reused).await?;
-    if let Some(wrong) = ambiguous_framing(response.headers()) {
-        return Err(Failed { why: SendFailure::Framing(wrong), sent: true, reused: false });
+}
+
+/// Why a body failed.
+fn fault_of(progress: &Progress) -> SendFailure {
+    let fault = progress.take_fault();
+    // It is shorter than its head says.
+    fault.unwrap_or_else(|| BodyFault::Spool(std::io::ErrorKind::UnexpectedEof.into())).into()
+}
+
+fn limits(flight: &Flight) -> Limits {
+    let choice = &flight.exchange.upstream;
+    Limits {
+        write: Duration::from_millis(u64::from(choice.write_timeout)),
+        read: Duration::from_millis(u64::from(choice.read_timeout)),
+        head: flight.profile.settings.http.proxy_buffer_size.max(MIN_HEAD),
     }
-    let spelling = connection.wire.answer_spelling();
-    Ok(Upstreamed { response, spelling, lease: Lease::Http1 { pool, key, connection }, read_timeout })
 }
 
 /// An idle connection. For a request that goes out only once, it is one that the upstream has not closed by now.
-async fn idle(flight: &Flight, pool: &Pool, key: &Key) -> Option<Connection> {
+async fn idle(flight: &Flight, pool: &Pool, key: &Key) -> Option<http1::Connection> {
     let request = &flight.exchange.request;
     let only_once = !is_idempotent(&request.method) || matches!(request.body, RequestBody::Unread);
     loop {
-        let connection = pool.take(key)?;
+        let mut connection = pool.take(key)?;
         if !only_once {
             return Some(connection);
         }
-        // What has arrived is looked at before this goes on: that of sockets, and then hyper's tasks.
+        // The runtime looks at its sockets before this goes on.
         tokio::task::yield_now().await;
-        if !connection.sender.is_closed() {
+        if connection.is_idle() {
             return Some(connection);
         }
     }
@@ -381,8 +264,8 @@ async fn over_http2(
         Some(stream) => (stream, true),
         None => {
             let connecting = flight.now();
-            let max_head = flight.profile.settings.http.proxy_buffer_size;
-            let place = Box::pin(place(&pool, tls, key, connect_timeout, max_head)).await.map_err(unsent)?;
+            let max_head = limits(flight).head;
+            let place = Box::pin(place(&pool, tls, key, connect_timeout, max_head)).await.map_err(Failed::unsent)?;
             let took = (flight.now() - connecting) * 1000.0;
             connected(flight, took);
             (place, false)
@@ -391,14 +274,15 @@ async fn over_http2(
     if reused {
         connected(flight, 0.0);
     }
-    let head = UpstreamHead::of(flight, forwarded, host).map_err(unwritable)?;
     let (body, progress) = body(flight).await.map_err(unspooled)?;
-    let request = head.into_http2(flight, forwarded, key.tls.is_some(), body).map_err(unwritable)?;
+    let request = forwarded::http2_request(flight, forwarded, host, key.tls.is_some(), body).map_err(Failed::unsent)?;
     let exchanging = stream.sender.try_send_request(request);
     match exchanged(flight, exchanging, progress, reused).await {
-        Ok((response, read_timeout)) => {
+        Ok(response) => {
+            let (head, incoming) = response.into_parts();
+            let body = UpstreamResponseBody::http2(incoming, stream, limits(flight).read);
             let spelling = Spelling::default();
-            Ok(Upstreamed { response, spelling, lease: Lease::Http2(stream), read_timeout })
+            Ok(Upstreamed { status: head.status, reason: None, headers: head.headers, spelling, body })
         }
         Err(failed) => {
             if matches!(failed.why, SendFailure::Timeout) {
@@ -442,10 +326,9 @@ async fn open_http1(
     tls: &ClientTls,
     key: &Key,
     timeout: Duration,
-) -> Result<Connection, ConnectError> {
-    let max_head = flight.profile.settings.http.proxy_buffer_size;
+) -> Result<http1::Connection, ConnectError> {
     let connecting = flight.now();
-    let connection = Box::pin(connect::http1(key, tls, timeout, max_head)).await?;
+    let connection = Box::pin(connect::http1(key, tls, timeout)).await?;
     let took = (flight.now() - connecting) * 1000.0;
     connected(flight, took);
     Ok(connection)
@@ -458,35 +341,25 @@ fn connected(flight: &mut Flight, took: f64) {
     }
 }
 
-fn unsent(error: ConnectError) -> Failed {
-    Failed { why: error.into(), sent: false, reused: false }
-}
-
 fn unspooled(error: std::io::Error) -> Failed {
-    Failed { why: SendFailure::Spool(error), sent: false, reused: false }
-}
-
-fn unwritable(error: http::Error) -> Failed {
-    Failed { why: error.into(), sent: false, reused: false }
+    Failed::unsent(SendFailure::Spool(error))
 }
 
 type Unsent = hyper::client::conn::TrySendError<http::Request<UpstreamRequestBody>>;
 
-/// Waits for the head of the answer. What was not sent after all is taken back.
+/// Waits for the head of an answer over HTTP/2. What was not sent after all is taken back.
 async fn exchanged(
     flight: &mut Flight,
     answer: impl Future<Output = Result<Response<Incoming>, Unsent>>,
     progress: Progress,
     reused: bool,
-) -> Result<(Response<Incoming>, Duration), Failed> {
-    let choice = &flight.exchange.upstream;
-    let read_timeout = Duration::from_millis(u64::from(choice.read_timeout));
-    let write_timeout = Duration::from_millis(u64::from(choice.write_timeout));
-    let answered = in_time(answer, &progress, write_timeout, read_timeout).await;
+) -> Result<Response<Incoming>, Failed> {
+    let limits = limits(flight);
+    let answered = in_time(answer, &progress, limits.write, limits.read).await;
     if let Some(Ok(response)) = answered {
-        return Ok((response, read_timeout));
+        return Ok(response);
     }
-    // The body's end looks like one of the connection (HTTP/1), or the stream (HTTP/2).
+    // The body's end looks like one of the stream.
     if let Some(fault) = progress.take_fault() {
         return Err(Failed { why: fault.into(), sent: true, reused: false });
     }
@@ -498,39 +371,7 @@ async fn exchanged(
     if let Some(UpstreamRequestBody::Client(body, _)) = unsent.map(http::Request::into_body) {
         flight.incoming = Some(body.into_inner());
     }
-    Err(Failed { why: SendFailure::Exchange(error.into_error()), sent, reused })
-}
-
-/// What in a head makes it uncertain where the body ends, in nginx's words: it must not be passed on.
-fn ambiguous_framing(headers: &HeaderMap) -> Option<&'static str> {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let length = lengths.next();
-    if lengths.next().is_some() {
-        return Some("duplicate header line: \"Content-Length\"");
-    }
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let coding = codings.next()?;
-    if codings.next().is_some() {
-        return Some("duplicate header line: \"Transfer-Encoding\"");
-    }
-    if !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-        return Some("unknown \"Transfer-Encoding\"");
-    }
-    length.map(|_| "\"Content-Length\" and \"Transfer-Encoding\" headers at the same time")
-}
-
-/// Whether an upstream said that it did nothing for a request: a stream that it refused, or that it had not come to when
-/// it said that it goes (RFC 9113, 8.7).
-fn is_refused(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    source.is_some_and(|error| {
-        error.is_remote()
-            && match error.reason() {
-                Some(h2::Reason::REFUSED_STREAM) => error.is_reset(),
-                Some(h2::Reason::NO_ERROR) => error.is_go_away(),
-                _ => false,
-            }
-    })
+    Err(Failed { why: SendFailure::Http2(error.into_error()), sent, reused })
 }
 
 /// Waits for an answer: each piece of the body may take `write_timeout`, the answer `read_timeout` from the last piece
