@@ -1,7 +1,8 @@
 //! HTTP/1.1 as bytes (RFC 9112): what is the same towards clients and towards upstreams. Who says what, and when, is said
 //! where connections are.
 
-pub(crate) mod decoder;
+pub mod answer_head;
+pub mod decoder;
 pub(crate) mod encoder;
 pub(crate) mod incoming;
 pub(crate) mod lines;

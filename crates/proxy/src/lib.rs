@@ -14,7 +14,7 @@ mod forwarded;
 mod generation;
 mod handover;
 mod header_case;
-mod http1;
+pub mod http1;
 mod linger;
 mod listener;
 mod metrics;
@@ -29,7 +29,6 @@ mod request_body;
 mod request_debug;
 pub mod sanitiser;
 mod send_timeout;
-
 mod stream;
 mod surroundings;
 mod timer;

@@ -6,7 +6,7 @@ use http_body::Frame;
 
 /// How a head says that its body is framed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub enum Framing {
     Length(u64),
     Chunked,
     /// To the end of the connection: answers only.
@@ -16,7 +16,7 @@ pub(crate) enum Framing {
 /// A body's framing is broken: what follows cannot be told from another message.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("invalid chunked body")]
-pub(crate) struct FramingError;
+pub struct FramingError;
 
 /// Longest line of chunk framing or trailer, extension included.
 const MAX_LINE: usize = 4096;
@@ -25,14 +25,15 @@ const MAX_TRAILERS: usize = 16 * 1024;
 
 /// A body that is being read.
 #[derive(Debug)]
-pub(crate) enum Decoder {
+pub enum Decoder {
     Length(u64),
     Chunked(Box<Chunked>),
     UntilClose,
 }
 
+/// The chunks of a body.
 #[derive(Debug)]
-pub(crate) struct Chunked {
+pub struct Chunked {
     state: State,
     /// The size being read, or the bytes of the chunk that are left.
     left: u64,
@@ -63,7 +64,7 @@ enum State {
 }
 
 impl Decoder {
-    pub(crate) fn new(framing: Framing) -> Self {
+    pub fn new(framing: Framing) -> Self {
         match framing {
             Framing::Length(length) => Self::Length(length),
             Framing::Chunked => {
@@ -74,7 +75,7 @@ impl Decoder {
     }
 
     /// Whether all of it has been read.
-    pub(crate) fn is_complete(&self) -> bool {
+    pub fn is_complete(&self) -> bool {
         match self {
             Self::Length(left) => *left == 0,
             Self::Chunked(chunked) => chunked.state == State::Done,
@@ -83,12 +84,12 @@ impl Decoder {
     }
 
     /// Whether a connection may end where this is.
-    pub(crate) fn may_end(&self) -> bool {
+    pub fn may_end(&self) -> bool {
         matches!(self, Self::UntilClose) || self.is_complete()
     }
 
     /// How many bytes are to come, where the head said so.
-    pub(crate) fn length(&self) -> Option<u64> {
+    pub fn length(&self) -> Option<u64> {
         match self {
             Self::Length(left) => Some(*left),
             _ => None,
@@ -96,7 +97,7 @@ impl Decoder {
     }
 
     /// Bytes that are certainly data, if the body is at such a place.
-    pub(crate) fn plain_bytes_left(&self) -> Option<u64> {
+    pub fn plain_bytes_left(&self) -> Option<u64> {
         match self {
             Self::Length(left) => Some(*left),
             Self::Chunked(chunked) => (chunked.state == State::Data).then_some(chunked.left),
@@ -105,7 +106,7 @@ impl Decoder {
     }
 
     /// `n` of the [`Self::plain_bytes_left`] went by on another way than through [`Self::decode`].
-    pub(crate) fn took(&mut self, n: usize) {
+    pub fn took(&mut self, n: usize) {
         match self {
             Self::Length(left) => *left = left.saturating_sub(n as u64),
             Self::Chunked(chunked) => chunked.took(n),
@@ -114,7 +115,10 @@ impl Decoder {
     }
 
     /// Takes the next piece of the body out of what has come. `None` where more has to come, and at its end.
-    pub(crate) fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame<Bytes>>, FramingError> {
+    ///
+    /// # Errors
+    /// It is not framed as its head says.
+    pub fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame<Bytes>>, FramingError> {
         let data = match self {
             Self::Length(left) => {
                 let n = at_most(buffer.len(), *left);

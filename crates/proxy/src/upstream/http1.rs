@@ -5,7 +5,6 @@
 //! is sent on by a task of its own: the answer may be read more slowly.
 
 mod answer_body;
-mod head;
 mod sending;
 mod socket;
 
@@ -20,19 +19,18 @@ use std::{
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, ReadBuf};
 
-pub(crate) use self::{
-    answer_body::AnswerBody,
-    head::{Head, HeadError},
-    socket::Socket,
-};
+pub(crate) use self::{answer_body::AnswerBody, socket::Socket};
 use self::{
     answer_body::Upload,
-    head::Heads,
     sending::{SendError, Sending},
 };
 use crate::{
     body::UpstreamRequestBody,
-    http1::{encoder::Encoder, incoming::poll_fill},
+    http1::{
+        answer_head::{Head, HeadError, Heads},
+        encoder::Encoder,
+        incoming::poll_fill,
+    },
     timer::Timer,
 };
 

@@ -17,7 +17,7 @@ use super::{
     connect::{self, ConnectError},
     hash_input,
     health::Outcome,
-    http1::{self, AskError, Head, Limits, Question, Unanswered},
+    http1::{self, AskError, Limits, Question, Unanswered},
     http2::{Stream, Turn},
     pool::{Key, Pool, TlsKey},
     tls::{Asked, ClientTls, server_name},
@@ -26,7 +26,7 @@ use crate::{
     body::{BodyFault, ClientRequestBody, FileBody, Progress, UpstreamRequestBody},
     flight::Flight,
     forwarded::{self, Forwarded, declared_length},
-    http1::spelling::Spelling,
+    http1::{answer_head::Head, spelling::Spelling},
 };
 
 /// Bytes that an answer's head may have in any case: nginx's proxy_buffer_size is often too small for what is set in

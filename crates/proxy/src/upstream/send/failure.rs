@@ -2,14 +2,9 @@
 
 use crate::{
     body::BodyFault,
+    http1::answer_head::HeadError,
     request_body::BodyError,
-    upstream::{
-        balancer::BalanceError,
-        connect::ConnectError,
-        health::Outcome,
-        http1::{AskError, HeadError},
-        tls::TlsError,
-    },
+    upstream::{balancer::BalanceError, connect::ConnectError, health::Outcome, http1::AskError, tls::TlsError},
 };
 
 /// Why there is no answer.

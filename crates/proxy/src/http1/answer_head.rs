@@ -5,33 +5,32 @@ use std::mem::MaybeUninit;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use crate::{
-    http1::{
-        decoder::Framing,
-        spelling::{Spelling, is_title_case},
-    },
-    request::list,
+use super::{
+    decoder::Framing,
+    spelling::{Spelling, is_title_case},
 };
+use crate::request::list;
 
 /// Header lines in a head: far more than nginx's proxy_buffer_size lets through in practice.
 const MAX_HEADERS: usize = 512;
 
 /// The head of an answer.
 #[derive(Debug)]
-pub(crate) struct Head {
-    pub(crate) status: StatusCode,
+pub struct Head {
+    pub status: StatusCode,
     /// The reason phrase, where it is not the status's own.
-    pub(crate) reason: Option<Bytes>,
-    pub(crate) headers: HeaderMap,
+    pub reason: Option<Bytes>,
+    pub headers: HeaderMap,
     /// How its names are written.
     pub(crate) spelling: Spelling,
-    pub(super) framing: Framing,
-    pub(super) keeps_alive: bool,
+    pub framing: Framing,
+    /// The connection goes on after it.
+    pub keeps_alive: bool,
 }
 
 /// Why a head cannot be used, in nginx's words.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum HeadError {
+pub enum HeadError {
     #[error("upstream sent too big header")]
     TooBig,
     #[error("upstream sent invalid header ({0})")]
@@ -42,7 +41,7 @@ pub(crate) enum HeadError {
 }
 
 /// Takes heads out of what an upstream sends.
-pub(super) struct Heads {
+pub struct Heads {
     max: usize,
     to_head: bool,
     /// Bytes that were searched for the head's end: it may come byte by byte.
@@ -51,12 +50,15 @@ pub(super) struct Heads {
 
 impl Heads {
     /// `to_head`: the answer to HEAD.
-    pub(super) const fn new(max: usize, to_head: bool) -> Self {
+    pub const fn new(max: usize, to_head: bool) -> Self {
         Self { max, to_head, searched: 0 }
     }
 
-    /// The head that counts, if it is whole. Interim ones are left out, but for the one that switches protocols.
-    pub(super) fn take(&mut self, buffer: &mut BytesMut) -> Result<Option<Head>, HeadError> {
+    /// Takes the head that counts, if it is whole. Interim ones are left out, but for the one that switches protocols.
+    ///
+    /// # Errors
+    /// It cannot be used, whatever comes behind it.
+    pub fn take(&mut self, buffer: &mut BytesMut) -> Result<Option<Head>, HeadError> {
         loop {
             let Some(end) = end_of_head(buffer, self.searched) else {
                 if buffer.len() > self.max {
@@ -193,4 +195,123 @@ fn parse(bytes: &Bytes, to_head: bool) -> Result<Head, HeadError> {
         framing,
         keeps_alive: if http11 { !close } else { keep_alive && !close },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(pieces: &[&[u8]], to_head: bool) -> Result<Option<Head>, HeadError> {
+        let (mut heads, mut buffer) = (Heads::new(1024, to_head), BytesMut::new());
+        for piece in pieces {
+            buffer.extend_from_slice(piece);
+            if let Some(head) = heads.take(&mut buffer)? {
+                return Ok(Some(head));
+            }
+        }
+        Ok(None)
+    }
+
+    fn head(text: &str) -> Result<Option<Head>, HeadError> {
+        read(&[text.as_bytes()], false)
+    }
+
+    #[test]
+    fn a_head_says_where_its_body_ends_and_whether_the_connection_goes_on() {
+        use Framing::{Chunked, Length, UntilClose};
+        for (lines, framing, keeps_alive) in [
+            ("HTTP/1.1 200 OK\r\nContent-Length: 5", Length(5), true),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked", Chunked, true),
+            ("HTTP/1.1 200 OK\r\nConnection: x, Close", UntilClose, false),
+            ("HTTP/1.1 204 No Content\r\nContent-Length: 5", Length(0), true),
+            ("HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked", Length(0), true),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0", Length(0), false),
+            ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive", Length(0), true),
+            ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket", UntilClose, true),
+        ] {
+            let head = head(&format!("{lines}\r\n\r\n")).unwrap().unwrap();
+            assert_eq!((head.framing, head.keeps_alive), (framing, keeps_alive), "{lines}");
+        }
+        let to_head = read(&[b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"], true).unwrap().unwrap();
+        assert_eq!((to_head.framing, to_head.headers["content-length"].as_bytes()), (Length(0), &b"5"[..]));
+    }
+
+    #[test]
+    fn a_head_that_can_be_read_in_two_ways_is_refused() {
+        for (lines, why) in [
+            ("Content-Length: 5\r\nContent-Length: 5", "duplicate header line: \"Content-Length\""),
+            (
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+                "duplicate header line: \"Transfer-Encoding\"",
+            ),
+            ("Transfer-Encoding: gzip, chunked", "unknown \"Transfer-Encoding\""),
+            (
+                "Content-Length: 5\r\nTransfer-Encoding: chunked",
+                "\"Content-Length\" and \"Transfer-Encoding\" headers at the same time",
+            ),
+        ] {
+            let refused = head(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n")).unwrap_err();
+            assert_eq!(refused, HeadError::Framing(why), "{lines}");
+        }
+        for text in [
+            "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX : 1\r\n\r\n",
+            "HTTP/1.1 20 OK\r\n\r\n",
+            "HTTP/2.0 200 OK\r\n\r\n",
+            "SSH-2.0-OpenSSH_9.2\r\n",
+            "<html>",
+        ] {
+            assert!(matches!(head(text), Err(HeadError::Invalid(_))), "{text:?}");
+        }
+        let long = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(1024));
+        assert_eq!(head(&long).unwrap_err(), HeadError::TooBig);
+        assert_eq!(head(&format!("{long}\r\n\r\n")).unwrap_err(), HeadError::TooBig);
+    }
+
+    #[test]
+    fn interim_answers_go_before() {
+        let head = head(
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nX: 1\r\n\r\nHTTP/1.1 200 Fine\nA: 1\n\nbody",
+        );
+        let head = head.unwrap().unwrap();
+        assert_eq!((head.status.as_u16(), head.reason.as_deref()), (200, Some(&b"Fine"[..])));
+        assert_eq!((head.headers.len(), head.headers["a"].as_bytes()), (1, &b"1"[..]));
+    }
+
+    #[test]
+    fn it_is_remembered_how_names_are_written() {
+        let spelt = |name: &str| {
+            let head = head(&format!("HTTP/1.1 200 OK\r\n{name}: 1\r\n\r\n")).unwrap().unwrap();
+            let mut line = b"Etag: 1\r\n".to_vec();
+            head.spelling.restore(&mut line);
+            String::from_utf8(line).unwrap()
+        };
+        assert_eq!((spelt("ETag").as_str(), spelt("X-A").as_str()), ("ETag: 1\r\n", "Etag: 1\r\n"));
+    }
+
+    proptest! {
+        /// Whatever an upstream sends, in whatever pieces: the same is made of it.
+        #[test]
+        fn pieces_make_no_difference(
+            sent in proptest::collection::vec(prop_oneof![
+                Just("HTTP/1.1 200 OK\r\n"), Just("HTTP/1.1 100 \r\n\r\n"), Just("\r\n"), Just("\n"), Just("A"), Just(": "),
+                Just("Content-Length"), Just("7"),
+            ], 0..20),
+            cut in 1..9_usize,
+        ) {
+            let sent = sent.concat().into_bytes();
+            let told = |read: Result<Option<Head>, HeadError>| match read {
+                Ok(Some(head)) => format!("{head:?}"),
+                // What is said of it depends on how much of it was seen.
+                Ok(None) | Err(_) => "none".to_owned(),
+            };
+            let pieces: Vec<&[u8]> = sent.chunks(cut).collect();
+            prop_assert_eq!(told(read(&[&sent], false)), told(read(&pieces, false)));
+        }
+    }
 }
