@@ -210,8 +210,6 @@ pub enum SerializeMode {
 /// When what happened, seconds since 1970; `None` where it did not (yet).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
-    pub access_start: Option<f64>,
-    pub access_end: Option<f64>,
     pub balancer_start: Option<f64>,
     /// First byte of the upstream's answer.
     pub upstream_header: Option<f64>,

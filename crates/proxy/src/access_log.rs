@@ -1,6 +1,6 @@
 //! Access-log lines: an nginx `log_format` read once, filled in for each request.
 
-use std::io;
+use std::{cell::RefCell, io};
 
 use silverback_config::settings::{self, LogEscape, LogTarget};
 use silverback_pdk::{
@@ -53,24 +53,36 @@ impl AccessLog {
     }
 
     pub(crate) fn write(&self, exchange: &Exchange) {
+        /// The longest line whose room is kept for the next one.
+        const KEPT: usize = 4096;
+        thread_local! {
+            static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
         let Some(sink) = &self.sink else { return };
-        let mut line = Vec::with_capacity(256);
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            self.append_line(exchange, line);
+            sink.line(&*line);
+            line.shrink_to(KEPT);
+        });
+    }
+
+    fn append_line(&self, exchange: &Exchange, line: &mut Vec<u8>) {
         for part in &self.parts {
             match part {
                 Part::Text(text) => line.extend_from_slice(text.as_bytes()),
                 Part::Common(common, name) => {
                     let append = |line: &mut Vec<u8>, value: &[u8]| append(line, value, self.escape);
-                    match common.append(exchange, &mut line, append) {
+                    match common.append(exchange, line, append) {
                         Appended::Value => {}
                         Appended::NoValue if self.escape == LogEscape::Default => line.push(b'-'),
                         Appended::NoValue => {}
-                        Appended::Unknown => self.write_variable(exchange, name, &mut line),
+                        Appended::Unknown => self.write_variable(exchange, name, line),
                     }
                 }
-                Part::Variable(name) => self.write_variable(exchange, name, &mut line),
+                Part::Variable(name) => self.write_variable(exchange, name, line),
             }
         }
-        sink.line(line);
     }
 
     fn write_variable(&self, exchange: &Exchange, name: &str, line: &mut Vec<u8>) {

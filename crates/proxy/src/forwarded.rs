@@ -205,7 +205,8 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     Some(values.fold(first, |list, value| list + ", " + &value))
 }
 
-fn asks_for_trailers(headers: &HeaderMap) -> bool {
+/// Whether a client takes trailers.
+pub(crate) fn asks_for_trailers(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::TE)
         .iter()
