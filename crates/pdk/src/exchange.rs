@@ -3,6 +3,7 @@
 //! The proxy creates it, reads it and moves it through the phases; PDK functions read and change it.
 
 use std::{
+    borrow::Cow,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -373,7 +374,7 @@ pub struct Matched {
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamChoice {
     /// `http` or `https`.
-    pub scheme: String,
+    pub scheme: Cow<'static, str>,
     /// Path that goes upstream: `$upstream_uri`.
     pub path: String,
     /// Host name, address, or name of an upstream entity; with port for those that are none.

@@ -13,6 +13,8 @@ pub(crate) struct AccessLog {
     sink: Option<silverback_log::Sink>,
     parts: Vec<Part>,
     escape: LogEscape,
+    reads_response_headers: bool,
+    reads_upstream_headers: bool,
 }
 
 /// A piece of a format.
@@ -31,25 +33,25 @@ impl AccessLog {
             LogTarget::Stdout => silverback_log::Target::Stdout,
             LogTarget::Stderr => silverback_log::Target::Stderr,
         };
+        let parts = parse(&settings.format.text);
+        let reads = |prefix| parts.iter().any(|part| matches!(part, Part::Variable(name) if name.starts_with(prefix)));
         Ok(Self {
             sink: silverback_log::sink(&target)?,
-            parts: parse(&settings.format.text),
             escape: settings.format.escape,
+            reads_response_headers: reads("sent_http_"),
+            reads_upstream_headers: reads("upstream_"),
+            parts,
         })
     }
 
     /// Whether a variable of it stands for a header of the answer.
-    pub(crate) fn reads_response_headers(&self) -> bool {
-        self.reads("sent_http_")
+    pub(crate) const fn reads_response_headers(&self) -> bool {
+        self.reads_response_headers
     }
 
     /// Whether a variable of it stands for a header of the upstream's answer.
-    pub(crate) fn reads_upstream_headers(&self) -> bool {
-        self.reads("upstream_")
-    }
-
-    fn reads(&self, prefix: &str) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Variable(name) if name.starts_with(prefix)))
+    pub(crate) const fn reads_upstream_headers(&self) -> bool {
+        self.reads_upstream_headers
     }
 
     pub(crate) fn write(&self, exchange: &Exchange) {

@@ -3,7 +3,10 @@
 use std::{rc::Rc, sync::LazyLock, time::SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
+    header::{self, Entry},
+};
 use hyper::{ext::ReasonPhrase, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use silverback_model::Phase;
@@ -484,7 +487,8 @@ fn add_charset(headers: &mut HeaderMap, status: u16) {
     if matches!(status, 301 | 302) {
         return;
     }
-    let Some(content_type) = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes) else { return };
+    let Entry::Occupied(mut entry) = headers.entry(header::CONTENT_TYPE) else { return };
+    let content_type = entry.get().as_bytes();
     let mut known = CHARSET_TYPES.iter().filter(|(known, _)| known.as_bytes().eq_ignore_ascii_case(content_type));
     let Some((known, with_charset)) = known.next() else { return };
     let value = if known.as_bytes() == content_type {
@@ -494,7 +498,7 @@ fn add_charset(headers: &mut HeaderMap, status: u16) {
         let Ok(value) = HeaderValue::from_bytes(&[content_type, b"; charset=UTF-8"].concat()) else { return };
         value
     };
-    headers.insert(header::CONTENT_TYPE, value);
+    entry.insert(value);
 }
 
 /// The time of an answer that the gateway makes.

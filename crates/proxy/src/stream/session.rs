@@ -95,7 +95,7 @@ impl Session {
         });
         if let Some(service) = &entry.service {
             self.exchange.upstream = UpstreamChoice {
-                scheme: service.protocol.name().to_owned(),
+                scheme: service.protocol.name().into(),
                 host: service.host.clone(),
                 port: service.port,
                 // The name that TLS asks the upstream for.
