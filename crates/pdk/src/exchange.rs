@@ -3,6 +3,7 @@
 //! The proxy creates it, reads it and moves it through the phases; PDK functions read and change it.
 
 use std::{
+    borrow::Cow,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -210,8 +211,6 @@ pub enum SerializeMode {
 /// When what happened, seconds since 1970; `None` where it did not (yet).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timings {
-    pub access_start: Option<f64>,
-    pub access_end: Option<f64>,
     pub balancer_start: Option<f64>,
     /// First byte of the upstream's answer.
     pub upstream_header: Option<f64>,
@@ -375,7 +374,7 @@ pub struct Matched {
 #[derive(Clone, Debug, Default)]
 pub struct UpstreamChoice {
     /// `http` or `https`.
-    pub scheme: String,
+    pub scheme: Cow<'static, str>,
     /// Path that goes upstream: `$upstream_uri`.
     pub path: String,
     /// Host name, address, or name of an upstream entity; with port for those that are none.

@@ -106,7 +106,7 @@ pub fn exchange() -> Exchange {
             body: RequestBody::None,
             length: 77,
         },
-        upstream: UpstreamChoice { scheme: "http".to_owned(), path: "/up".to_owned(), ..UpstreamChoice::default() },
+        upstream: UpstreamChoice { scheme: "http".into(), path: "/up".to_owned(), ..UpstreamChoice::default() },
         matched: None,
         consumer: None,
         consumer_given: None,

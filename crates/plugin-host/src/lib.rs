@@ -45,7 +45,7 @@ pub use failure::{EventFailure, FailureKind};
 pub use fleet::{Change, ChangeError, Fleet};
 pub use host::Host;
 pub use instance::Instance;
-pub use metrics::{EventMetrics, Histogram, HistogramValues};
+pub use metrics::{EventMetrics, Histogram, HistogramValues, add_alone};
 pub use query::{Offer, QueryError, query};
 pub use server::ServerState;
 pub use silverback_protocol::dump::{Error as DumpError, PluginInfo, WireProtocol};

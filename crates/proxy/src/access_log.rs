@@ -1,6 +1,6 @@
 //! Access-log lines: an nginx `log_format` read once, filled in for each request.
 
-use std::io;
+use std::{cell::RefCell, io};
 
 use silverback_config::settings::{self, LogEscape, LogTarget};
 use silverback_pdk::{
@@ -13,6 +13,8 @@ pub(crate) struct AccessLog {
     sink: Option<silverback_log::Sink>,
     parts: Vec<Part>,
     escape: LogEscape,
+    reads_response_headers: bool,
+    reads_upstream_headers: bool,
 }
 
 /// A piece of a format.
@@ -31,46 +33,58 @@ impl AccessLog {
             LogTarget::Stdout => silverback_log::Target::Stdout,
             LogTarget::Stderr => silverback_log::Target::Stderr,
         };
+        let parts = parse(&settings.format.text);
+        let reads = |prefix| parts.iter().any(|part| matches!(part, Part::Variable(name) if name.starts_with(prefix)));
         Ok(Self {
             sink: silverback_log::sink(&target)?,
-            parts: parse(&settings.format.text),
             escape: settings.format.escape,
+            reads_response_headers: reads("sent_http_"),
+            reads_upstream_headers: reads("upstream_"),
+            parts,
         })
     }
 
     /// Whether a variable of it stands for a header of the answer.
-    pub(crate) fn reads_response_headers(&self) -> bool {
-        self.reads("sent_http_")
+    pub(crate) const fn reads_response_headers(&self) -> bool {
+        self.reads_response_headers
     }
 
     /// Whether a variable of it stands for a header of the upstream's answer.
-    pub(crate) fn reads_upstream_headers(&self) -> bool {
-        self.reads("upstream_")
-    }
-
-    fn reads(&self, prefix: &str) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Variable(name) if name.starts_with(prefix)))
+    pub(crate) const fn reads_upstream_headers(&self) -> bool {
+        self.reads_upstream_headers
     }
 
     pub(crate) fn write(&self, exchange: &Exchange) {
+        /// The longest line whose room is kept for the next one.
+        const KEPT: usize = 4096;
+        thread_local! {
+            static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
         let Some(sink) = &self.sink else { return };
-        let mut line = Vec::with_capacity(256);
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            self.append_line(exchange, line);
+            sink.line(&*line);
+            line.shrink_to(KEPT);
+        });
+    }
+
+    fn append_line(&self, exchange: &Exchange, line: &mut Vec<u8>) {
         for part in &self.parts {
             match part {
                 Part::Text(text) => line.extend_from_slice(text.as_bytes()),
                 Part::Common(common, name) => {
                     let append = |line: &mut Vec<u8>, value: &[u8]| append(line, value, self.escape);
-                    match common.append(exchange, &mut line, append) {
+                    match common.append(exchange, line, append) {
                         Appended::Value => {}
                         Appended::NoValue if self.escape == LogEscape::Default => line.push(b'-'),
                         Appended::NoValue => {}
-                        Appended::Unknown => self.write_variable(exchange, name, &mut line),
+                        Appended::Unknown => self.write_variable(exchange, name, line),
                     }
                 }
-                Part::Variable(name) => self.write_variable(exchange, name, &mut line),
+                Part::Variable(name) => self.write_variable(exchange, name, line),
             }
         }
-        sink.line(line);
     }
 
     fn write_variable(&self, exchange: &Exchange, name: &str, line: &mut Vec<u8>) {

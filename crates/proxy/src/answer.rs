@@ -1,9 +1,12 @@
 //! What goes back to the client: the head as Kong makes it (`runloop.header_filter`), and the body.
 
-use std::{rc::Rc, time::SystemTime};
+use std::{rc::Rc, sync::LazyLock, time::SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
+    header::{self, Entry},
+};
 use hyper::{ext::ReasonPhrase, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use silverback_model::Phase;
@@ -16,7 +19,7 @@ use crate::{
     SERVER_TOKEN,
     body::{ClientBody, Pace},
     flight::{Finish, Flight},
-    forwarded::{X_KONG_REQUEST_ID, own_via},
+    forwarded::{X_KONG_REQUEST_ID, asks_for_trailers, own_via},
     header_case,
     http1::spelling::Spelling,
     request::list,
@@ -34,8 +37,9 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// Takes over an upstream's head: the headers that plugins set before stand beside its own, but for those of which
 /// there can be one only.
 pub(crate) fn take_upstream_head(flight: &mut Flight, status: StatusCode, mut headers: HeaderMap) {
-    remove_hop_by_hop(&mut headers, flight);
-    flight.encoded = headers.contains_key(header::CONTENT_ENCODING);
+    let said = Said::by(&headers);
+    remove_hop_by_hop(&mut headers, &said, flight);
+    flight.encoded = said.content_encoding && headers.contains_key(header::CONTENT_ENCODING);
     let response = &mut flight.exchange.response;
     response.status = Some(status.as_u16());
     response.source = Some(Source::Service);
@@ -56,29 +60,62 @@ pub(crate) fn take_upstream_head(flight: &mut Flight, status: StatusCode, mut he
     }
 }
 
-/// Takes away what concerned the connection to the upstream only.
-fn remove_hop_by_hop(headers: &mut HeaderMap, flight: &Flight) {
-    let listed: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|value| list(value.as_bytes()))
-        .filter_map(|name| HeaderName::from_bytes(name).ok())
-        .filter(|name| *name != header::CONNECTION && *name != KEEP_ALIVE)
-        .collect();
-    for name in listed.iter().chain(&[header::CONNECTION, KEEP_ALIVE, header::TRANSFER_ENCODING]) {
-        headers.remove(name);
+/// Which of the headers that the gateway has something to do with an answer has. To look at all names once takes less than
+/// to look up two of them.
+#[derive(Default)]
+struct Said {
+    connection: bool,
+    keep_alive: bool,
+    transfer_encoding: bool,
+    upgrade: bool,
+    trailer: bool,
+    content_encoding: bool,
+    server: bool,
+    via: bool,
+}
+
+impl Said {
+    fn by(headers: &HeaderMap) -> Self {
+        let mut said = Self::default();
+        for name in headers.keys() {
+            said.connection |= *name == header::CONNECTION;
+            said.keep_alive |= *name == KEEP_ALIVE;
+            said.transfer_encoding |= *name == header::TRANSFER_ENCODING;
+            said.upgrade |= *name == header::UPGRADE;
+            said.trailer |= *name == header::TRAILER;
+            said.content_encoding |= *name == header::CONTENT_ENCODING;
+            said.server |= *name == header::SERVER;
+            said.via |= *name == header::VIA;
+        }
+        said
     }
-    if headers.contains_key(header::UPGRADE) && !flight.is_upgrade() {
+}
+
+/// Takes away what concerned the connection to the upstream only.
+fn remove_hop_by_hop(headers: &mut HeaderMap, said: &Said, flight: &Flight) {
+    if said.connection {
+        let listed: Vec<HeaderName> = headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .flat_map(|value| list(value.as_bytes()))
+            .filter(|item| !item.eq_ignore_ascii_case(b"keep-alive") && !item.eq_ignore_ascii_case(b"connection"))
+            .filter_map(|name| HeaderName::from_bytes(name).ok())
+            .collect();
+        for name in &listed {
+            headers.remove(name);
+        }
+        headers.remove(header::CONNECTION);
+    }
+    if said.keep_alive {
+        headers.remove(KEEP_ALIVE);
+    }
+    if said.transfer_encoding {
+        headers.remove(header::TRANSFER_ENCODING);
+    }
+    if said.upgrade && !flight.is_upgrade() {
         headers.remove(header::UPGRADE);
     }
-    let wants_trailers = flight
-        .exchange
-        .request
-        .headers
-        .get_all(header::TE)
-        .iter()
-        .any(|value| list(value.as_bytes()).any(|item| item.eq_ignore_ascii_case(b"trailers")));
-    if headers.contains_key(header::TRAILER) && !wants_trailers {
+    if said.trailer && !asks_for_trailers(&flight.exchange.request.headers) {
         headers.remove(header::TRAILER);
     }
 }
@@ -292,29 +329,27 @@ fn set_hash_cookie(headers: &mut HeaderMap, cookie: &HashCookie) {
 /// that log).
 fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
     let begun = flight.clock();
-    let now = flight.now();
     let (proxied, encoded) = (flight.proxied, flight.encoded);
     if proxied && let Some(cookie) = flight.hash_cookie.take() {
         set_hash_cookie(&mut flight.exchange.response.headers, &cookie);
     }
-    let settings = &flight.profile.settings;
-    let added = settings.headers;
+    let added = flight.profile.settings.headers;
     let exchange = &mut *flight.exchange;
     exchange.response.status = Some(status);
-    let timings = &mut exchange.timings;
+    let now = || exchange.node.surroundings.now();
+    let timings = &exchange.timings;
     let headers = &mut exchange.response.headers;
-    let milliseconds = |from: f64, to: f64| HeaderValue::from(((to - from) * 1000.0).max(0.0).round() as u64);
+    let said = Said::by(headers);
+    let milliseconds = |from: f64, to: f64| number(((to - from) * 1000.0).max(0.0).round() as u64);
     if proxied {
-        let balanced = timings.balancer_start.unwrap_or(now);
-        if added.upstream_status
-            && let Some(service) = &exchange.service_response
-        {
-            headers.insert(X_KONG_UPSTREAM_STATUS, HeaderValue::from(service.status));
-        } else if added.upstream_status {
-            headers.insert(X_KONG_UPSTREAM_STATUS, HeaderValue::from(status));
+        let balanced = timings.balancer_start.unwrap_or_else(now);
+        if added.upstream_status {
+            let status = exchange.service_response.as_ref().map_or(status, |service| service.status);
+            headers.insert(X_KONG_UPSTREAM_STATUS, number(status.into()));
         }
         if added.upstream_latency {
-            headers.insert(X_KONG_UPSTREAM_LATENCY, milliseconds(balanced, timings.upstream_header.unwrap_or(now)));
+            let latency = milliseconds(balanced, timings.upstream_header.unwrap_or_else(now));
+            headers.insert(X_KONG_UPSTREAM_LATENCY, latency);
         }
         if added.proxy_latency {
             headers.insert(X_KONG_PROXY_LATENCY, milliseconds(exchange.started, balanced));
@@ -322,7 +357,7 @@ fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
         if added.via {
             let grpc = exchange.upstream.scheme.starts_with("grpc");
             let own = own_via(if grpc { HttpVersion::Http2 } else { HttpVersion::Http11 });
-            let via = match headers.get(header::VIA).and_then(|via| via.to_str().ok()) {
+            let via = match said.via.then(|| headers.get(header::VIA)?.to_str().ok()).flatten() {
                 Some(via) => HeaderValue::from_str(&format!("{via}, {own}")).ok(),
                 None => Some(HeaderValue::from_static(own)),
             };
@@ -330,12 +365,12 @@ fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
                 headers.insert(header::VIA, via);
             }
         }
-        if added.server && !headers.contains_key(header::SERVER) {
+        if added.server && !said.server {
             headers.insert(header::SERVER, HeaderValue::from_static(SERVER_TOKEN));
         }
     } else {
         if added.response_latency {
-            headers.insert(X_KONG_RESPONSE_LATENCY, milliseconds(exchange.started, now));
+            headers.insert(X_KONG_RESPONSE_LATENCY, milliseconds(exchange.started, now()));
         }
         if added.server {
             headers.insert(header::SERVER, HeaderValue::from_static(SERVER_TOKEN));
@@ -363,27 +398,34 @@ fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
     let exchange = &mut *flight.exchange;
     let headers = &mut exchange.response.headers;
     exchange.response.sent = true;
-    let length: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let (mut length, mut names_connection) = (0, false);
+    for (name, value) in headers.iter() {
+        length += name.as_str().len() + value.len() + 4;
+        names_connection |= *name == header::CONNECTION;
+    }
     exchange.response.bytes_sent = length as u64 + 19;
     let keeps_head = flight.keeps_head();
     let response = &mut flight.exchange.response;
     let headers = if keeps_head { response.headers.clone() } else { std::mem::take(&mut response.headers) };
     let closes = flight.closes || flight.worker.is_draining();
-    if keeps_head && !response.headers.contains_key(header::CONNECTION) {
+    if keeps_head && !names_connection {
         // What those that log see in nginx, whose request is done with its connection by then.
         response.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let mut answer = Response::new(());
     *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     *answer.headers_mut() = headers;
-    flight.connection.closing.set(closes || flight.exchange.request.version == HttpVersion::Http10);
+    let http10 = flight.exchange.request.version == HttpVersion::Http10;
+    flight.connection.closing.set(closes || http10);
     if closes && !flight.connection.http2 {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    } else if !flight.connection.http2 {
-        let goes_on = flight.keeps_alive() && flight.exchange.request.version != HttpVersion::Http10;
+    } else if names_connection && !flight.connection.http2 {
+        let goes_on = flight.keeps_alive && !http10;
         put_own_connection_first(answer.headers_mut(), if goes_on { "keep-alive" } else { "close" });
     }
-    split_connection(flight, answer.headers_mut());
+    if names_connection {
+        split_connection(flight, answer.headers_mut());
+    }
     flight.exchange.phase = if proxied { Phase::Response } else { flight.exchange.phase };
     answer
 }
@@ -421,20 +463,42 @@ fn split_connection(flight: &Flight, headers: &mut HeaderMap) {
     corrected.announce_answer();
 }
 
-/// The media types whose text is said to be UTF-8 where nobody says otherwise: Kong's `nginx_http_charset` with nginx's
-/// `charset_types`.
-const CHARSET_TYPES: [&str; 6] =
-    ["text/html", "text/xml", "text/plain", "text/vnd.wap.wml", "application/javascript", "application/rss+xml"];
+/// A number as text: those that most latencies are take no allocation.
+fn number(number: u64) -> HeaderValue {
+    static SMALL: LazyLock<Vec<&'static str>> =
+        LazyLock::new(|| (0..1000).map(|number: u32| &*number.to_string().leak()).collect());
+    let small = usize::try_from(number).ok().and_then(|number| SMALL.get(number));
+    small.map_or_else(|| HeaderValue::from(number), |text| HeaderValue::from_static(text))
+}
+
+/// The media types whose text is said to be UTF-8 where nobody says otherwise, and what they are then: Kong's
+/// `nginx_http_charset` with nginx's `charset_types`.
+const CHARSET_TYPES: [(&str, &str); 6] = [
+    ("text/html", "text/html; charset=UTF-8"),
+    ("text/xml", "text/xml; charset=UTF-8"),
+    ("text/plain", "text/plain; charset=UTF-8"),
+    ("text/vnd.wap.wml", "text/vnd.wap.wml; charset=UTF-8"),
+    ("application/javascript", "application/javascript; charset=UTF-8"),
+    ("application/rss+xml", "application/rss+xml; charset=UTF-8"),
+];
 
 fn add_charset(headers: &mut HeaderMap, status: u16) {
-    let Some(content_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return };
     // nginx spares redirects, for the sake of a browser of the nineties.
-    if matches!(status, 301 | 302) || !CHARSET_TYPES.iter().any(|known| known.eq_ignore_ascii_case(content_type)) {
+    if matches!(status, 301 | 302) {
         return;
     }
-    if let Ok(value) = HeaderValue::from_str(&format!("{content_type}; charset=UTF-8")) {
-        headers.insert(header::CONTENT_TYPE, value);
-    }
+    let Entry::Occupied(mut entry) = headers.entry(header::CONTENT_TYPE) else { return };
+    let content_type = entry.get().as_bytes();
+    let mut known = CHARSET_TYPES.iter().filter(|(known, _)| known.as_bytes().eq_ignore_ascii_case(content_type));
+    let Some((known, with_charset)) = known.next() else { return };
+    let value = if known.as_bytes() == content_type {
+        HeaderValue::from_static(with_charset)
+    } else {
+        // It keeps its letters.
+        let Ok(value) = HeaderValue::from_bytes(&[content_type, b"; charset=UTF-8"].concat()) else { return };
+        value
+    };
+    entry.insert(value);
 }
 
 /// The time of an answer that the gateway makes.

@@ -21,7 +21,7 @@ use silverback_log::Level;
 use silverback_model::Phase;
 use silverback_pdk::{
     Exchange,
-    exchange::{Exit, HttpVersion, RequestBody, ServiceResponse, Source},
+    exchange::{Exit, RequestBody, ServiceResponse, Source},
 };
 
 use crate::{
@@ -69,6 +69,8 @@ pub(crate) struct Flight {
     pub(crate) proxied: bool,
     /// The client's connection ends with this answer.
     pub(crate) closes: bool,
+    /// Whether the client's connection goes on after this answer, as far as the client has a say in it.
+    pub(crate) keeps_alive: bool,
     /// The upstream's answer has a Content-Encoding.
     pub(crate) encoded: bool,
     /// The target that the request is on; it counts as busy until the request is done with.
@@ -133,7 +135,7 @@ async fn run(
     flight.debug = debug;
     let http = &flight.profile.settings.http;
     let last = flight.connection.requests.get() >= http.keepalive_requests || http.keepalive_timeout.is_zero();
-    flight.closes = last || !flight.keeps_alive();
+    flight.closes = last || !flight.keeps_alive;
     let end = flight.decide(generation, &client).await;
     Some(match end {
         End::ClientLeft => {
@@ -159,6 +161,7 @@ impl Flight {
     ) -> Box<Self> {
         Box::new(Self {
             profile: Arc::clone(&generation.profile),
+            keeps_alive: request::keeps_alive(&exchange.request),
             exchange,
             incoming: None,
             spool: None,
@@ -196,7 +199,6 @@ impl Flight {
             return End::Gateway;
         }
         self.exchange.phase = Phase::Access;
-        self.exchange.timings.access_start = Some(self.now());
         let access_begun = self.clock();
         let routed = self.route(&generation);
         self.timed(&["access", "router"], access_begun);
@@ -217,7 +219,6 @@ impl Flight {
         if route.service.is_none() {
             return self.error(503, "no Service found with those values");
         }
-        self.exchange.timings.access_end = Some(self.now());
 
         self.proxied = true;
         if let Err(error) = self.prepare_body(&route).await {
@@ -282,20 +283,6 @@ impl Flight {
     /// Whether the client asked for a WebSocket.
     pub(crate) fn is_upgrade(&self) -> bool {
         self.upgrade.is_some()
-    }
-
-    /// Whether the client's connection goes on after this answer, as far as the client has a say in it.
-    pub(crate) fn keeps_alive(&self) -> bool {
-        let request = &self.exchange.request;
-        let asks = |token: &[u8]| {
-            let values = request.headers.get_all(header::CONNECTION).iter();
-            values.flat_map(|value| request::list(value.as_bytes())).any(|item| item.eq_ignore_ascii_case(token))
-        };
-        match request.version {
-            HttpVersion::Http10 => asks(b"keep-alive"),
-            HttpVersion::Http11 => !asks(b"close"),
-            HttpVersion::Http2 => true,
-        }
     }
 
     /// Whether anybody looks at the answer's head after it has gone.
@@ -470,7 +457,7 @@ impl Flight {
         answer::take_upstream_head(self, status, headers);
         self.exchange.response.body = Some(body);
         // nginx tells plugins of it as it tells the client.
-        let connection = HeaderValue::from_static(if self.keeps_alive() { "keep-alive" } else { "close" });
+        let connection = HeaderValue::from_static(if self.keeps_alive { "keep-alive" } else { "close" });
         self.exchange.response.headers.insert(header::CONNECTION, connection.clone());
         self.exchange.phase = Phase::Response;
         let begun = self.clock();

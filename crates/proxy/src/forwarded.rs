@@ -72,18 +72,25 @@ impl Forwarded {
             Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
         let own = own_via(exchange.request.version);
+        // Hardly any client says these: to look at all names takes less than to look both up.
+        let (mut names_hops, mut names_via) = (false, false);
+        for name in headers.keys() {
+            names_hops |= *name == X_FORWARDED_FOR;
+            names_via |= *name == header::VIA;
+        }
+        let raw_uri = &exchange.request.raw_uri;
+        let path = || memchr::memchr(b'?', raw_uri.as_bytes()).map_or(&**raw_uri, |end| &raw_uri[..end]).to_owned();
         Self {
             proto: trusted(&X_FORWARDED_PROTO).map_or(Cow::Borrowed(scheme(exchange)), Cow::Owned),
             host: trusted(&X_FORWARDED_HOST).unwrap_or_else(|| exchange.request.host.clone()),
             port: trusted(&X_FORWARDED_PORT).unwrap_or_else(|| port(exchange).to_string()),
-            path: trusted(&X_FORWARDED_PATH)
-                .unwrap_or_else(|| exchange.request.raw_uri.split('?').next().unwrap_or_default().to_owned()),
+            path: trusted(&X_FORWARDED_PATH).unwrap_or_else(path),
             prefix: trusted(&X_FORWARDED_PREFIX).or_else(|| prefix.map(str::to_owned)),
-            hops: match joined(headers, &X_FORWARDED_FOR) {
+            hops: match names_hops.then(|| joined(headers, &X_FORWARDED_FOR)).flatten() {
                 Some(list) => format!("{list}, {}", address_text(exchange.client.ip)),
                 None => real_ip(exchange),
             },
-            via: match joined(headers, &header::VIA) {
+            via: match names_via.then(|| joined(headers, &header::VIA)).flatten() {
                 Some(via) => Cow::Owned(format!("{via}, {own}")),
                 None => Cow::Borrowed(own),
             },
@@ -150,7 +157,7 @@ pub(crate) fn choose_upstream(exchange: &mut Exchange, entry: &RouteEntry, path:
         Protocol::Grpcs => "grpcs",
         _ => "http",
     }
-    .to_owned();
+    .into();
     upstream.host.clone_from(&service.host);
     upstream.port = service.port;
     upstream.retries = service.retries;
@@ -205,7 +212,8 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
     Some(values.fold(first, |list, value| list + ", " + &value))
 }
 
-fn asks_for_trailers(headers: &HeaderMap) -> bool {
+/// Whether a client takes trailers.
+pub(crate) fn asks_for_trailers(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::TE)
         .iter()

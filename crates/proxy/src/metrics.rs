@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use silverback_pdk::{Exchange, exchange::Source};
-use silverback_plugin_host::{Histogram, HistogramValues};
+use silverback_plugin_host::{Histogram, HistogramValues, add_alone};
 
 /// The bounds of Kong's histograms, in milliseconds (`kong/plugins/prometheus/exporter.lua`).
 const KONG_BOUNDS: &[f64] =
@@ -34,7 +34,7 @@ pub struct HttpMetrics {
     pub buffered: u64,
 }
 
-/// The counters of one worker.
+/// The counters of one worker, which nobody else adds to.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     /// By status; answers of services, then the gateway's own.
@@ -68,15 +68,15 @@ impl Recorder {
         let status = usize::from(exchange.response.status.unwrap_or_default()).checked_sub(100);
         if let Some([service, own]) = status.and_then(|status| self.answers.get(status)) {
             let count = if exchange.response.source == Some(Source::Service) { service } else { own };
-            count.fetch_add(1, Ordering::Relaxed);
+            add_alone(count, 1);
         }
-        self.request.observe(between(exchange.started, end));
-        self.gateway.observe(between(exchange.started, timings.balancer_start.unwrap_or(end)));
+        self.request.observe_alone(between(exchange.started, end));
+        self.gateway.observe_alone(between(exchange.started, timings.balancer_start.unwrap_or(end)));
         if let (Some(start), Some(header)) = (timings.balancer_start, timings.upstream_header) {
-            self.upstream.observe(between(start, header));
+            self.upstream.observe_alone(between(start, header));
         }
-        self.bytes_received.fetch_add(exchange.request.length, Ordering::Relaxed);
-        self.bytes_sent.fetch_add(exchange.response.bytes_sent, Ordering::Relaxed);
+        add_alone(&self.bytes_received, exchange.request.length);
+        add_alone(&self.bytes_sent, exchange.response.bytes_sent);
     }
 }
 

@@ -1,6 +1,6 @@
 //! From what hyper hands over to an [`Exchange`].
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use hyper::body::{Body, Incoming};
@@ -36,6 +36,19 @@ pub(crate) fn wants_websocket(request: &hyper::Request<Incoming>) -> bool {
             .get_all(header::CONNECTION)
             .iter()
             .any(|value| list(value.as_bytes()).any(|item| item.eq_ignore_ascii_case(b"upgrade")))
+}
+
+/// Whether a client wants its connection to go on.
+pub(crate) fn keeps_alive(request: &Request) -> bool {
+    let asks = |token: &[u8]| {
+        let values = request.headers.get_all(header::CONNECTION).iter();
+        values.flat_map(|value| list(value.as_bytes())).any(|item| item.eq_ignore_ascii_case(token))
+    };
+    match request.version {
+        HttpVersion::Http10 => asks(b"keep-alive"),
+        HttpVersion::Http11 => !asks(b"close"),
+        HttpVersion::Http2 => true,
+    }
 }
 
 /// The items of a comma-separated header.
@@ -86,11 +99,12 @@ pub(crate) fn exchange(
         + raw_uri.len()
         + 12
         + headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>();
+    let (path, query) = path_and_query(&raw_uri);
     let request = Request {
         method: parts.method,
         version,
-        path: decoded_path(&raw_uri),
-        query: query(&raw_uri),
+        path: decoded_path(path),
+        query: query.map(str::to_owned),
         raw_uri,
         host,
         headers,
@@ -117,11 +131,12 @@ pub(crate) fn refused_exchange(connection: &Connection, generation: &Generation,
         }
     }
     let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).map(host_name).unwrap_or_default();
+    let (path, query) = path_and_query(&raw_uri);
     let request = Request {
         method,
         version: HttpVersion::Http11,
-        path: decoded_path(&raw_uri),
-        query: query(&raw_uri),
+        path: decoded_path(path),
+        query: query.map(str::to_owned),
         raw_uri,
         host,
         headers,
@@ -223,9 +238,11 @@ fn blank(
 /// `$kong_request_id`: 32 hex digits. Written by hand: each request has one.
 fn new_id() -> String {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    let random = fastrand::u128(..).to_be_bytes();
-    let digits = random.iter().flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-    digits.map(char::from).collect()
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(fastrand::u128(..).to_be_bytes()) {
+        *pair = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+    }
+    std::str::from_utf8(&digits).unwrap_or_default().to_owned()
 }
 
 /// Leaves out the headers whose names nginx ignores, as the sanitiser does for HTTP/1.
@@ -256,33 +273,31 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// `$host`: lower case, without the port.
 fn host_name(host: &str) -> String {
-    let name = match host.rfind(':') {
+    let name = match memchr::memrchr(b':', host.as_bytes()) {
         // The colons of an IPv6 address in brackets are not the port's.
         Some(colon) if !host.ends_with(']') => &host[..colon],
         _ => host,
     };
-    name.trim_end_matches('.').to_ascii_lowercase()
+    // A search for a pattern takes longer than to see that there is no dot.
+    let name = if name.ends_with('.') { name.trim_end_matches('.') } else { name };
+    name.to_ascii_lowercase()
 }
 
-/// The path of a target as nginx reads it: to the query or the fragment.
-fn path(raw_uri: &str) -> &str {
-    raw_uri.split(['?', '#']).next().unwrap_or_default()
-}
-
-/// `$args`: to the fragment, in which there are none.
-fn query(raw_uri: &str) -> Option<String> {
-    let (_, query) = raw_uri.split('#').next()?.split_once('?')?;
-    Some(query.to_owned())
+/// The path of a target as nginx reads it, to the query or the fragment; and `$args`, to the fragment, in which there are
+/// none.
+fn path_and_query(raw_uri: &str) -> (&str, Option<&str>) {
+    let Some(end) = memchr::memchr2(b'?', b'#', raw_uri.as_bytes()) else { return (raw_uri, None) };
+    let (path, rest) = raw_uri.split_at(end);
+    (path, rest.strip_prefix('?').map(|query| query.split('#').next().unwrap_or_default()))
 }
 
 /// `$uri`: percent-decoded, dots and doubled slashes resolved. Bytes that are no UTF-8 are shown as such.
-fn decoded_path(raw_uri: &str) -> String {
-    let raw = path(raw_uri);
-    let normalised = silverback_router::normalize_path(raw.as_bytes());
-    if memchr::memchr(b'%', &normalised).is_none() {
-        return String::from_utf8_lossy(&normalised).into_owned();
+fn decoded_path(raw: &str) -> String {
+    match silverback_router::normalize_path(raw.as_bytes()) {
+        // It is as it came: there was nothing to decode.
+        Cow::Borrowed(_) => raw.to_owned(),
+        Cow::Owned(normalised) => percent_encoding::percent_decode(&normalised).decode_utf8_lossy().into_owned(),
     }
-    percent_encoding::percent_decode(&normalised).decode_utf8_lossy().into_owned()
 }
 
 /// The status with which nginx refuses a request by itself: methods that are not proxied (over HTTP/2 nobody has looked yet), and bodies that
@@ -292,14 +307,18 @@ pub(crate) fn refusal(exchange: &Exchange, settings: &Settings) -> Option<u16> {
     if request.method == Method::TRACE || request.method == Method::CONNECT {
         return Some(405);
     }
-    let hosts = request.headers.get_all(header::HOST);
-    if request.host.is_empty() || hosts.iter().count() > 1 || !hosts.iter().all(|host| is_host(host.as_bytes())) {
+    let mut hosts = request.headers.get_all(header::HOST).iter();
+    let is_sound = hosts.next().is_none_or(|host| is_host(host.as_bytes())) && hosts.next().is_none();
+    if request.host.is_empty() || !is_sound {
         return Some(400);
     }
-    if !is_path(path(&request.raw_uri)) {
+    if !is_path(path_and_query(&request.raw_uri).0) {
         return Some(400);
     }
     let max = settings.http.max_body_size;
+    if matches!(request.body, RequestBody::None) {
+        return None;
+    }
     let length = request.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if max > 0 && length.is_some_and(|length| length > max) {
         return Some(413);
@@ -309,7 +328,7 @@ pub(crate) fn refusal(exchange: &Exchange, settings: &Settings) -> Option<u16> {
 
 /// Whether nginx can make sense of a path: no broken percent-encoding, no NUL, no way up from the root.
 fn is_path(path: &str) -> bool {
-    if !path.contains(['%', '.']) {
+    if memchr::memchr2(b'%', b'.', path.as_bytes()).is_none() {
         return true;
     }
     let mut decoded = Vec::with_capacity(path.len());
@@ -337,7 +356,7 @@ fn is_path(path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{decoded_path, host_name, is_path, query};
+    use super::{decoded_path, host_name, is_path, path_and_query};
 
     #[test]
     fn paths_that_make_no_sense_are_told_apart() {
@@ -364,14 +383,27 @@ mod tests {
 
     #[test]
     fn the_path_is_decoded() {
-        assert_eq!(decoded_path("/a%20b?x=%20"), "/a b");
-        assert_eq!(decoded_path("/a#b"), "/a");
+        for (raw, decoded) in [
+            ("/a%20b", "/a b"),
+            ("/a//b/.", "/a/b/"),
+            ("/%2525", "/%25"),
+            ("/%ff", "/\u{fffd}"),
+            ("/\u{e9}", "/\u{e9}"),
+        ] {
+            assert_eq!(decoded_path(raw), decoded, "{raw}");
+        }
     }
 
     #[test]
     fn a_fragment_is_no_part_of_the_query() {
-        for (raw_uri, expect) in [("/a?b=1#c", Some("b=1")), ("/a#c?b=1", None), ("/a?", Some("")), ("/a", None)] {
-            assert_eq!(query(raw_uri).as_deref(), expect, "{raw_uri}");
+        for (raw_uri, path, query) in [
+            ("/a?b=1#c", "/a", Some("b=1")),
+            ("/a#c?b=1", "/a", None),
+            ("/a?", "/a", Some("")),
+            ("/a?b?c", "/a", Some("b?c")),
+            ("/a", "/a", None),
+        ] {
+            assert_eq!(path_and_query(raw_uri), (path, query), "{raw_uri}");
         }
     }
 }

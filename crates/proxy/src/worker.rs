@@ -164,7 +164,8 @@ impl Worker {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        *self.mode.borrow() == Mode::Draining
+        // It never goes back: one that has not changed is the first. To look at it takes a lock that all workers share.
+        !matches!(self.mode.has_changed(), Ok(false)) && *self.mode.borrow() == Mode::Draining
     }
 }
 

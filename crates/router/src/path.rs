@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use memchr::{memchr, memmem};
+use memchr::{memchr, memchr2};
 
 /// The path to match, from the request target up to its `?`.
 ///
@@ -10,11 +10,19 @@ use memchr::{memchr, memmem};
 /// `.` and `..` segments are resolved as RFC 3986 5.2.4 says, and runs of slashes become one (Kong:
 /// `tools/uri.lua`, `normalize` with `merge_slashes`). Decoding may give bytes that are no UTF-8.
 pub fn normalize_path(raw: &[u8]) -> Cow<'_, [u8]> {
+    if memchr2(b'%', b'.', raw).is_none() && !has_empty_segment(raw) {
+        return Cow::Borrowed(raw);
+    }
     let decoded = decode(raw);
-    if memchr(b'.', &decoded).is_none() && memmem::find(&decoded, b"//").is_none() {
+    if memchr(b'.', &decoded).is_none() && !has_empty_segment(&decoded) {
         return decoded;
     }
     Cow::Owned(remove_dots_and_empty_segments(&decoded))
+}
+
+/// A substring search would take longer to set up than most paths take to walk along.
+fn has_empty_segment(path: &[u8]) -> bool {
+    path.windows(2).any(|pair| pair == b"//")
 }
 
 fn decode(raw: &[u8]) -> Cow<'_, [u8]> {
@@ -79,18 +87,37 @@ fn remove_dots_and_empty_segments(path: &[u8]) -> Vec<u8> {
 
 /// Percent-encodes what may not stand in a request target; `%` itself is taken for an escape (Kong: `tools/uri.lua`,
 /// `escape`).
-pub(crate) fn escape(path: &[u8]) -> String {
-    let mut out = Vec::with_capacity(path.len());
-    for &byte in path {
-        if byte.is_ascii_alphanumeric() || is_reserved(byte) || matches!(byte, b'-' | b'_' | b'.' | b'~') {
-            out.push(byte);
-        } else {
-            push_escape(&mut out, byte);
+pub(crate) fn escape(path: Vec<u8>) -> String {
+    let path = match path.iter().position(|byte| !IN_TARGETS[usize::from(*byte)]) {
+        None => path,
+        Some(first) => {
+            let (head, rest) = path.split_at(first);
+            let mut out = head.to_vec();
+            for &byte in rest {
+                if IN_TARGETS[usize::from(byte)] {
+                    out.push(byte);
+                } else {
+                    push_escape(&mut out, byte);
+                }
+            }
+            out
         }
-    }
-    // Only ASCII was pushed: nothing is replaced here.
-    String::from_utf8_lossy(&out).into_owned()
+    };
+    // Only ASCII is left: that is always text.
+    String::from_utf8(path).unwrap_or_default()
 }
+
+/// The bytes that may stand in a request target.
+const IN_TARGETS: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        bytes[byte as usize] =
+            byte.is_ascii_alphanumeric() || is_reserved(byte) || matches!(byte, b'-' | b'_' | b'.' | b'~');
+        byte += 1;
+    }
+    bytes
+};
 
 fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
@@ -102,8 +129,28 @@ fn push_escape(out: &mut Vec<u8>, byte: u8) {
 }
 
 /// RFC 3986's reserved characters, and `%`.
-fn is_reserved(byte: u8) -> bool {
-    b"!*'();:@&=+$,/?%#[]".contains(&byte)
+const fn is_reserved(byte: u8) -> bool {
+    matches!(
+        byte,
+        b'!' | b'*'
+            | b'\''
+            | b'('
+            | b')'
+            | b';'
+            | b':'
+            | b'@'
+            | b'&'
+            | b'='
+            | b'+'
+            | b'$'
+            | b','
+            | b'/'
+            | b'?'
+            | b'%'
+            | b'#'
+            | b'['
+            | b']'
+    )
 }
 
 #[cfg(test)]
@@ -151,8 +198,8 @@ mod tests {
 
     #[test]
     fn escaping_keeps_what_a_target_may_hold() {
-        assert_eq!(escape(b"/a b\"<>\x00\xff"), "/a%20b%22%3C%3E%00%FF");
-        assert_eq!(escape(b"/%2F-._~!$&'()*+,;=:@?#[]"), "/%2F-._~!$&'()*+,;=:@?#[]");
+        assert_eq!(escape(b"/a b\"<>\x00\xff".to_vec()), "/a%20b%22%3C%3E%00%FF");
+        assert_eq!(escape(b"/%2F-._~!$&'()*+,;=:@?#[]".to_vec()), "/%2F-._~!$&'()*+,;=:@?#[]");
     }
 
     proptest! {
@@ -168,8 +215,8 @@ mod tests {
         #[test]
         fn any_bytes_may_be_normalized_and_escaped(path in prop::collection::vec(any::<u8>(), 0..64)) {
             let path = normalize_path(&path);
-            prop_assert!(memmem::find(&path, b"//").is_none());
-            prop_assert!(escape(&path).bytes().all(|byte| byte.is_ascii_graphic()));
+            prop_assert!(!has_empty_segment(&path));
+            prop_assert!(escape(path.into_owned()).bytes().all(|byte| byte.is_ascii_graphic()));
         }
 
         #[test]

@@ -67,6 +67,9 @@ pub(crate) fn split_port(host: &[u8]) -> (&[u8], Option<i64>) {
 
 /// What Lua's `tonumber` makes of a text, as the integer that the router compares.
 fn lua_number(text: &[u8]) -> Option<i64> {
+    if matches!(text.len(), 1..=9) && text.iter().all(u8::is_ascii_digit) {
+        return Some(text.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0')));
+    }
     let text = std::str::from_utf8(text.trim_ascii()).ok()?;
     if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         return i64::from_str_radix(digits, 16).ok().filter(|value| *value >= 0);

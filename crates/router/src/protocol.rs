@@ -24,8 +24,13 @@ pub enum Refusal {
 /// Whether a request may use the route over the protocol that it came by; `None` if it may.
 ///
 /// `forwarded_proto` is `X-Forwarded-Proto` where the client is trusted to send it, else the connection's scheme;
-/// `content_type` is the request's.
-pub fn refusal(route: &Route, forwarded_proto: &str, content_type: Option<&[u8]>, http2: bool) -> Option<Refusal> {
+/// `content_type` gives the request's.
+pub fn refusal<'c>(
+    route: &Route,
+    forwarded_proto: &str,
+    content_type: impl FnOnce() -> Option<&'c [u8]>,
+    http2: bool,
+) -> Option<Refusal> {
     let speaks = |protocol| route.protocols.contains(&protocol);
     let over_tls = forwarded_proto == "https";
     if speaks(Protocol::Https) && !speaks(Protocol::Http) && !over_tls {
@@ -35,7 +40,7 @@ pub fn refusal(route: &Route, forwarded_proto: &str, content_type: Option<&[u8]>
         });
     }
     if speaks(Protocol::Grpc) || speaks(Protocol::Grpcs) {
-        if !content_type.is_some_and(|value| value.starts_with(b"application/grpc")) {
+        if !content_type().is_some_and(|value| value.starts_with(b"application/grpc")) {
             return Some(Refusal::NotGrpc);
         }
         if !http2 {
@@ -58,7 +63,7 @@ mod tests {
         route.protocols = protocols.to_vec();
         route.https_redirect_status_code = status;
         let (proto, content_type, http2) = request;
-        let answer = refusal(&route, proto, content_type.map(str::as_bytes), http2);
+        let answer = refusal(&route, proto, || content_type.map(str::as_bytes), http2);
         assert_eq!(answer, expect, "{protocols:?} {status} {request:?}");
     }
 

@@ -131,7 +131,7 @@ impl Router {
         if self.asks_for_host && std::str::from_utf8(query.host).is_err() || self.asks_for_broken_header(query) {
             return None;
         }
-        let request = Request::new(query, path);
+        let request = Request::new(query, path, self.asks_for_host);
         let rule = Search::run(&self.index, &self.rules, &self.fields, &request)?;
         let destination = self.destinations.get(rule.route)?;
         let (path, captures) = rule.details(&request, &self.fields);
@@ -142,7 +142,7 @@ impl Router {
         if self.fields.is_empty() {
             return false;
         }
-        let is_broken = |value: &[u8]| std::str::from_utf8(value).is_err();
+        let is_broken = |value: &[u8]| !value.is_ascii() && std::str::from_utf8(value).is_err();
         let suspects = query.headers.iter().filter(|(_, value)| is_broken(value.as_bytes()));
         suspects.into_iter().any(|(name, _)| {
             let fields = self.fields.iter().filter(|field| field.goes_by(name));

@@ -214,9 +214,9 @@ fn lower(value: &str) -> Cow<'_, str> {
 }
 
 impl<'q> Request<'q> {
-    /// The query with `path` and the host known to be text.
-    pub(crate) fn new(query: &Query<'q>, path: &'q str) -> Self {
-        let (host, port) = split_port(query.host);
+    /// The query with `path` and the host known to be text. The host is taken apart only where a rule asks for one.
+    pub(crate) fn new(query: &Query<'q>, path: &'q str, with_host: bool) -> Self {
+        let (host, port) = if with_host { split_port(query.host) } else { (query.host, None) };
         Self {
             method: query.method,
             host,

@@ -11,9 +11,9 @@ pub fn upstream_path(found: &Match<'_>, path: &[u8]) -> String {
     let base = found.service.and_then(|service| service.path.as_deref()).unwrap_or("/").as_bytes();
     if found.route.strip_path {
         let matched = found.path.as_ref().map_or(1, |range| range.len());
-        escape(&join_stripped(base, without_leading_dots(path.get(matched..).unwrap_or_default()), path))
+        escape(join_stripped(base, without_leading_dots(path.get(matched..).unwrap_or_default()), path))
     } else {
-        escape(&join_whole(base, path))
+        escape(join_whole(base, path))
     }
 }
 

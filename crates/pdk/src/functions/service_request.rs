@@ -174,14 +174,14 @@ fn enable_buffering(exchange: &mut Exchange, _: &Caller, _: &[Value]) -> Outcome
 }
 
 fn disable_tls(exchange: &mut Exchange, _: &Caller, _: &[Value]) -> Outcome {
-    exchange.upstream.scheme = "tcp".to_owned();
+    exchange.upstream.scheme = "tcp".into();
     Outcome::value(true)
 }
 
 fn set_scheme(exchange: &mut Exchange, _: &Caller, args: &[Value]) -> Outcome {
     raising(string(args, 0, "scheme must be a string").and_then(|scheme| match scheme.as_ref() {
         b"http" | b"https" => {
-            exchange.upstream.scheme = String::from_utf8_lossy(scheme).into_owned();
+            exchange.upstream.scheme = String::from_utf8_lossy(scheme).into_owned().into();
             Ok(Outcome::nothing())
         }
         other => Err(format!("invalid scheme: {}", String::from_utf8_lossy(other))),

@@ -63,9 +63,12 @@ impl Common {
             }
             Self::Request => {
                 let method = exchange.wishes.original_method.as_ref().unwrap_or(&request.method);
-                for part in [method.as_str(), " ", &request.raw_uri, " ", protocol(request.version)] {
-                    escape(line, part.as_bytes());
-                }
+                // A method is made of letters and signs that no format escapes.
+                line.extend_from_slice(method.as_str().as_bytes());
+                line.push(b' ');
+                escape(line, request.raw_uri.as_bytes());
+                line.push(b' ');
+                line.extend_from_slice(protocol(request.version).as_bytes());
             }
             Self::Status => match exchange.response.status {
                 Some(status @ 100..) => append_number(line, status.into()),

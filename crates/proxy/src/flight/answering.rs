@@ -65,8 +65,10 @@ impl Future for Answering {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(making) = &mut self.making else { return Poll::Ready(None) };
-        // What goes wrong in one request is none of the others' on its connection.
-        let polled = catch_unwind(AssertUnwindSafe(|| making.as_mut().poll(cx))).unwrap_or(Poll::Ready(None));
+        // What goes wrong in one request is none of the others' on its connection. The answer, which is large, is written to
+        // its place instead of being handed on.
+        let mut polled = Poll::Ready(None);
+        let _ = catch_unwind(AssertUnwindSafe(|| polled = making.as_mut().poll(cx)));
         if polled.is_ready() {
             self.making = None;
             self.running = None;

@@ -34,8 +34,9 @@ impl Flight {
     /// it as it came: the answer is set then.
     pub(super) fn route(&mut self, generation: &Generation) -> Option<(Arc<RouteEntry>, Forwarded)> {
         let request = &self.exchange.request;
-        let raw_path = request.raw_uri.split('?').next().unwrap_or_default();
-        let path = router::normalize_path(raw_path.as_bytes()).into_owned();
+        let raw_path =
+            memchr::memchr(b'?', request.raw_uri.as_bytes()).map_or(&*request.raw_uri, |end| &request.raw_uri[..end]);
+        let path = router::normalize_path(raw_path.as_bytes());
         let client = &self.exchange.client;
         let query = Query {
             method: &request.method,
@@ -50,13 +51,13 @@ impl Flight {
             self.error(404, "no Route matched with those values");
             return None;
         };
+        let upstream_path = router::upstream_path(&found, &path);
+        let prefix = found.forwarded_prefix(&path).map(str::to_owned);
         let Some(entry) = generation.route(found.route.id).cloned() else {
             // The router and the routes are of one generation: never seen, and never let through.
             self.error(500, "An unexpected error occurred");
             return None;
         };
-        let upstream_path = router::upstream_path(&found, &path);
-        let prefix = found.forwarded_prefix(&path).map(str::to_owned);
         let (captures, named_captures) = match found.captures {
             Some(captures) => (captures.numbered.into_iter().map(Option::unwrap_or_default).collect(), captures.named),
             None => (Vec::new(), Vec::new()),
@@ -73,7 +74,7 @@ impl Flight {
         });
         let prefix = self.exchange.matched.as_ref().and_then(|matched| matched.prefix.as_deref());
         let forwarded = Forwarded::of(&self.exchange, prefix);
-        let content_type = self.exchange.request.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let content_type = || self.exchange.request.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
         if let Some(refusal) = router::refusal(&entry.route, &forwarded.proto, content_type, self.connection.http2) {
             self.refuse_protocol(refusal, &forwarded);
             return None;

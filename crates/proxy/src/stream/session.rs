@@ -95,7 +95,7 @@ impl Session {
         });
         if let Some(service) = &entry.service {
             self.exchange.upstream = UpstreamChoice {
-                scheme: service.protocol.name().to_owned(),
+                scheme: service.protocol.name().into(),
                 host: service.host.clone(),
                 port: service.port,
                 // The name that TLS asks the upstream for.
@@ -115,7 +115,6 @@ impl Session {
     /// Runs the preread handlers, looking each configuration up as it is reached. After an exit it goes on collecting,
     /// so that log handlers run.
     pub(super) async fn preread(&mut self, route: &RouteEntry) -> Result<(), Refused> {
-        self.exchange.timings.access_start = Some(self.now());
         self.collected.clear();
         let mut ended = Ok(());
         for index in 0..route.plugins.len() {
@@ -126,7 +125,6 @@ impl Session {
                 ended = self.run_preread(&configured).await;
             }
         }
-        self.exchange.timings.access_end = Some(self.now());
         ended?;
         if route.service.is_none() {
             return Err(Refused::new(503, Level::Warn, "no Service found with those values"));

@@ -41,7 +41,7 @@ pub(crate) async fn send(
     forwarded: &Forwarded,
 ) -> Result<Upstreamed, SendFailure> {
     let choice = flight.exchange.upstream.clone();
-    let Some(speech) = Speech::of(&choice.scheme) else { return Err(SendFailure::Protocol(choice.scheme)) };
+    let Some(speech) = Speech::of(&choice.scheme) else { return Err(SendFailure::Protocol(choice.scheme.into_owned())) };
     let shared = Arc::clone(&flight.worker.shared);
     let upstream = upstreams.find(&choice.host);
     let (hash, cookie) = upstream.map(|upstream| hash_input::of(upstream, &flight.exchange)).unwrap_or_default();
