@@ -398,7 +398,7 @@ pub struct UpstreamChoice {
 /// One attempt at a target.
 #[derive(Clone, Debug)]
 pub struct Try {
-    pub ip: String,
+    pub ip: IpAddr,
     pub port: u16,
     /// Seconds since 1970.
     pub started: f64,

@@ -180,7 +180,7 @@ fn attempt(attempt: &Try, failure: Option<u16>) -> Value {
     let mut fields = vec![
         ("balancer_start".to_owned(), lua::from_number((attempt.started * 1000.0).floor())),
         ("balancer_start_ns".to_owned(), Value::Float(attempt.started * 1e9)),
-        ("ip".to_owned(), attempt.ip.as_str().into()),
+        ("ip".to_owned(), crate::address::text(attempt.ip).as_str().into()),
         ("port".to_owned(), i64::from(attempt.port).into()),
         ("balancer_latency".to_owned(), lua::from_number(latency.floor())),
         ("balancer_latency_ns".to_owned(), lua::from_number((latency * 1e6).floor())),

@@ -147,7 +147,7 @@ pub fn http_exchange() -> Exchange {
     exchange.service_response =
         Some(ServiceResponse { status: 200, headers, body: Some(Bytes::from_static(b"{\"a\":1}")) });
     let attempt = |ip: &str, port, failure| Try {
-        ip: ip.to_owned(),
+        ip: ip.parse().unwrap(),
         port,
         started: 1_000_000_000.1,
         connect_ms: Some(1.0),

@@ -3,7 +3,10 @@
 mod common;
 mod time;
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+};
 
 use http::HeaderMap;
 
@@ -243,9 +246,7 @@ fn upstream<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
         "upstream_scheme" => borrowed(&choice.scheme),
         "upstream_host" => borrowed(&choice.host_header),
         "upstream_uri" => borrowed(&choice.path),
-        "upstream_addr" => tries(exchange, |a| {
-            if a.ip.contains(':') { format!("[{}]:{}", a.ip, a.port) } else { format!("{}:{}", a.ip, a.port) }
-        }),
+        "upstream_addr" => tries(exchange, |attempt| SocketAddr::new(attempt.ip, attempt.port).to_string()),
         "upstream_status" => upstream_status(exchange),
         "upstream_connect_time" => {
             tries(exchange, |a| a.connect_ms.map_or_else(|| "-".to_owned(), |ms| format!("{:.3}", ms / 1000.0)))

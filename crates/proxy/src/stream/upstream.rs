@@ -84,7 +84,7 @@ async fn attempts<T>(
         let started = session.now();
         session.exchange.timings.balancer_start.get_or_insert(started);
         session.exchange.upstream.tries.push(Try {
-            ip: silverback_pdk::address::text(address.socket.ip()),
+            ip: address.socket.ip(),
             port: address.port,
             started,
             connect_ms: None,

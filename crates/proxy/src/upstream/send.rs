@@ -40,26 +40,28 @@ pub(crate) async fn send(
     tls: &ClientTls,
     forwarded: &Forwarded,
 ) -> Result<Upstreamed, SendFailure> {
-    let choice = flight.exchange.upstream.clone();
-    let Some(speech) = Speech::of(&choice.scheme) else { return Err(SendFailure::Protocol(choice.scheme.into_owned())) };
-    let shared = Arc::clone(&flight.worker.shared);
-    let upstream = upstreams.find(&choice.host);
+    let choice = &flight.exchange.upstream;
+    let Some(speech) = Speech::of(&choice.scheme) else {
+        return Err(SendFailure::Protocol(choice.scheme.clone().into_owned()));
+    };
+    let (host, port, mut retries) = (choice.host.clone(), choice.port, choice.retries);
+    let limit = connect_timeout(flight);
+    let worker = Rc::clone(&flight.worker);
+    let upstream = upstreams.find(&host);
     let (hash, cookie) = upstream.map(|upstream| hash_input::of(upstream, &flight.exchange)).unwrap_or_default();
     flight.hash_cookie = cookie;
-    let limit = Duration::from_millis(u64::from(choice.connect_timeout));
-    let resolver = shared.balancers.resolver();
-    let mut attempts = Attempts::new(upstream.map(AsRef::as_ref), &choice.host, choice.port, resolver, hash, limit);
+    let resolver = worker.shared.balancers.resolver();
+    let mut attempts = Attempts::new(upstream.map(AsRef::as_ref), &host, port, resolver, hash, limit);
     let begun = flight.clock();
     let chosen = attempts.next().await;
     flight.timed(&["balancer"], begun);
     let mut address = chosen?;
     let mut started = flight.now();
     flight.exchange.timings.balancer_start = Some(started);
-    let mut retries = choice.retries;
     let mut stale = 0;
     loop {
         flight.exchange.upstream.tries.push(Try {
-            ip: silverback_pdk::address::text(address.socket.ip()),
+            ip: address.socket.ip(),
             port: address.port,
             started,
             connect_ms: None,
@@ -161,16 +163,19 @@ async fn attempt(
     let choice = &flight.exchange.upstream;
     let host = host_header(&choice.host_header, address, upstream, speech.secure);
     let key = Key { address: address.socket, tls: speech.secure.then(|| Rc::new(tls_key(flight, tls, speech, &host))) };
-    let connect_timeout = Duration::from_millis(u64::from(choice.connect_timeout));
     let answered = if speech.http2 {
-        over_http2(flight, tls, forwarded, &host, &key, connect_timeout).await?
+        Box::pin(over_http2(flight, tls, forwarded, &host, &key)).await?
     } else {
-        over_http1(flight, tls, forwarded, &host, key, connect_timeout).await?
+        over_http1(flight, tls, forwarded, &host, key).await?
     };
     flight.exchange.timings.upstream_header = Some(flight.now());
     // What went out as Host is `$upstream_host` from now on.
     flight.exchange.upstream.host_header = host;
     Ok(answered)
+}
+
+fn connect_timeout(flight: &Flight) -> Duration {
+    Duration::from_millis(u64::from(flight.exchange.upstream.connect_timeout))
 }
 
 /// What is told to TLS; a part of what connections are shared by.
@@ -184,7 +189,6 @@ async fn over_http1(
     forwarded: &Forwarded,
     host: &str,
     key: Key,
-    connect_timeout: Duration,
 ) -> Result<Upstreamed, Failed> {
     let pool = flight.worker.pool.under(flight.profile.settings.upstream);
     let (connection, reused) = match idle(flight, &pool, &key).await {
@@ -192,7 +196,7 @@ async fn over_http1(
             connected(flight, 0.0);
             (connection, true)
         }
-        None => (open_http1(flight, tls, &key, connect_timeout).await.map_err(Failed::unsent)?, false),
+        None => (open_http1(flight, tls, &key).await.map_err(Failed::unsent)?, false),
     };
     let (body, fault) = body(flight).await.map_err(unspooled)?;
     let is_head = flight.exchange.request.method == Method::HEAD;
@@ -257,7 +261,6 @@ async fn over_http2(
     forwarded: &Forwarded,
     host: &str,
     key: &Key,
-    connect_timeout: Duration,
 ) -> Result<Upstreamed, Failed> {
     let pool = flight.worker.pool.under(flight.profile.settings.upstream);
     let (mut stream, reused) = match pool.share(key) {
@@ -265,7 +268,8 @@ async fn over_http2(
         None => {
             let connecting = flight.now();
             let max_head = limits(flight).head;
-            let place = Box::pin(place(&pool, tls, key, connect_timeout, max_head)).await.map_err(Failed::unsent)?;
+            let place =
+                Box::pin(place(&pool, tls, key, connect_timeout(flight), max_head)).await.map_err(Failed::unsent)?;
             let took = (flight.now() - connecting) * 1000.0;
             connected(flight, took);
             (place, false)
@@ -321,14 +325,9 @@ async fn place(
     }
 }
 
-async fn open_http1(
-    flight: &mut Flight,
-    tls: &ClientTls,
-    key: &Key,
-    timeout: Duration,
-) -> Result<http1::Connection, ConnectError> {
+async fn open_http1(flight: &mut Flight, tls: &ClientTls, key: &Key) -> Result<http1::Connection, ConnectError> {
     let connecting = flight.now();
-    let connection = Box::pin(connect::http1(key, tls, timeout)).await?;
+    let connection = Box::pin(connect::http1(key, tls, connect_timeout(flight))).await?;
     let took = (flight.now() - connecting) * 1000.0;
     connected(flight, took);
     Ok(connection)
