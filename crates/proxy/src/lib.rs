@@ -99,15 +99,17 @@ impl Proxy {
         for (index, (listeners, handed)) in self.listeners.drain(..).zip(self.handed.drain(..)).enumerate() {
             let shared = Arc::clone(&self.shared);
             let mode = self.mode.subscribe();
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                // Files only: spooled bodies.
-                .max_blocking_threads(8)
-                .build()?;
-            let thread = std::thread::Builder::new()
-                .name(format!("worker-{index}"))
-                .spawn(move || worker::run(&runtime, index, shared, listeners, handed, mode))?;
-            self.workers.push(thread);
+            // A runtime belongs to the thread that built it.
+            let (tell, built) = std::sync::mpsc::channel();
+            let run = move || match worker::runtime() {
+                Ok(runtime) => {
+                    let _ = tell.send(Ok(()));
+                    worker::run(&runtime, index, shared, listeners, handed, mode);
+                }
+                Err(error) => drop(tell.send(Err(error))),
+            };
+            self.workers.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(run)?);
+            built.recv().unwrap_or_else(|ended| Err(io::Error::other(ended)))?;
         }
         Ok(())
     }

@@ -13,9 +13,8 @@ use silverback_pdk::exchange::Subsystem;
 use silverback_plugin_host::{Connections, Host};
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    runtime::Runtime,
+    runtime::{self, LocalOptions, LocalRuntime},
     sync::{Notify, mpsc, watch},
-    task::LocalSet,
 };
 
 use crate::{
@@ -169,17 +168,22 @@ impl Worker {
     }
 }
 
+/// The runtime of a worker, which stays on the thread that asks for it.
+pub(crate) fn runtime() -> io::Result<LocalRuntime> {
+    // Files only block: spooled bodies.
+    runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build_local(LocalOptions::default())
+}
+
 /// Runs a worker until a drain is done.
 pub(crate) fn run(
-    runtime: &Runtime,
+    runtime: &LocalRuntime,
     index: usize,
     shared: Arc<Shared>,
     listeners: Vec<Listener>,
     handed: mpsc::Receiver<Accepted>,
     mode: watch::Receiver<Mode>,
 ) {
-    let local = LocalSet::new();
-    local.block_on(runtime, async move {
+    runtime.block_on(async move {
         let limits = shared.generation.load().profile.settings.upstream;
         let worker = Rc::new(Worker {
             index,
