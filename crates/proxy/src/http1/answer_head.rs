@@ -186,7 +186,7 @@ fn parse(bytes: &Bytes, to_head: bool) -> Result<Head, HeadError> {
     } else {
         length.map_or(Framing::UntilClose, Framing::Length)
     };
-    let reason = parsed.reason.filter(|reason| Some(*reason) != status.canonical_reason() && !reason.is_empty());
+    let reason = parsed.reason.filter(|reason| Some(*reason) != status.canonical_reason());
     Ok(Head {
         status,
         reason: reason.map(|reason| bytes.slice_ref(reason.as_bytes())),
