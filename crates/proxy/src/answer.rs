@@ -1,31 +1,33 @@
 //! What goes back to the client: the head as Kong makes it (`runloop.header_filter`), and the body.
 
-use std::{rc::Rc, sync::LazyLock, time::SystemTime};
+use std::{sync::LazyLock, time::SystemTime};
 
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
     header::{self, Entry},
 };
-use hyper::{ext::ReasonPhrase, upgrade::OnUpgrade};
-use hyper_util::rt::TokioIo;
+use hyper::ext::ReasonPhrase;
 use silverback_model::Phase;
 use silverback_pdk::{
     error_page,
     exchange::{Exit, ExitBody, HttpVersion, ServiceResponse, Source},
 };
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     SERVER_TOKEN,
-    body::{ClientBody, Pace},
+    body::ClientBody,
     flight::{Finish, Flight},
     forwarded::{X_KONG_REQUEST_ID, asks_for_trailers, own_via},
-    header_case,
-    http1::spelling::Spelling,
+    http1::{lines, spelling::Spelling},
     request::list,
     request_debug,
     tunnel::{self, Traffic},
-    upstream::{answer::Upstreamed, hash_input::HashCookie},
+    upstream::{
+        answer::{UpstreamResponseBody, Upstreamed},
+        hash_input::HashCookie,
+    },
 };
 
 const X_KONG_PROXY_LATENCY: HeaderName = HeaderName::from_static("x-kong-proxy-latency");
@@ -133,50 +135,46 @@ pub(crate) fn from_upstream(mut flight: Box<Flight>, upstreamed: Upstreamed) -> 
     if let Some(reason) = reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
         answer.extensions_mut().insert(reason);
     }
-    if has_no_body(status.as_u16()) {
-        let length = answer.headers_mut().remove(header::CONTENT_LENGTH);
-        add_bodiless_length(&flight, answer.headers_mut(), length);
+    if has_no_body(status.as_u16()) && flight.connection.http2 {
+        answer.headers_mut().remove(header::CONTENT_LENGTH);
     }
-    spell(&flight, answer.headers_mut(), &spelling);
-    let buffers = flight.exchange.matched.as_ref().is_none_or(|matched| matched.route.response_buffering);
-    let pace = flight.connection.wire.as_ref().filter(|_| !buffers).map(|wire| Pace::new(Rc::clone(wire)));
-    answer.map(|()| ClientBody::upstream(body, declared, pace, Finish::new(flight)))
+    if spelling != Spelling::default() {
+        // Names are written as the upstream wrote them.
+        answer.extensions_mut().insert(spelling);
+    }
+    let paced = flight.exchange.matched.as_ref().is_some_and(|matched| !matched.route.response_buffering);
+    answer.map(|()| ClientBody::upstream(body, declared, paced, Finish::new(flight)))
 }
 
-/// Names are written as the upstream wrote them. Last: what is added then would be written first.
-fn spell(flight: &Flight, headers: &mut HeaderMap, spelling: &Spelling) {
-    if let (Some(corrected), Some(spelling)) = (&flight.connection.corrected, spelling.to_value()) {
-        header_case::respell(headers, spelling);
-        corrected.announce_answer();
-    }
-}
-
-/// The switch to the protocol that client and upstream agreed on; bytes are passed on both ways until one of them
-/// ends.
-pub(crate) fn switching(mut flight: Box<Flight>, upstreamed: Upstreamed, client: OnUpgrade) -> Response<ClientBody> {
+/// The switch to the protocol that client and upstream agreed on.
+pub(crate) fn switching(mut flight: Box<Flight>, upstreamed: Upstreamed) -> Response<ClientBody> {
     let Upstreamed { status, headers, body, .. } = upstreamed;
-    let upstream = body.into_tunnel();
     take_upstream_head(&mut flight, status, headers);
     let mut answer = finish_head(&mut flight, status.as_u16());
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    if let Some(wire) = &flight.connection.wire {
-        wire.switch_protocol();
-    }
-    let worker = Rc::clone(&flight.worker);
-    worker.spawn(async move {
-        let mut finish = Finish::new(flight);
-        if let (Ok(client), Some((upstream, silence))) = (client.await, upstream) {
+    answer.map(|()| ClientBody::switching(Tunnel(body), Finish::new(flight)))
+}
+
+/// The upstream's side of a connection whose protocol is switched.
+pub(crate) struct Tunnel(UpstreamResponseBody);
+
+impl Tunnel {
+    /// Passes bytes on both ways, until one of them ends.
+    pub(crate) async fn run<C>(self, client: C, mut finish: Finish)
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+    {
+        if let Some((upstream, silence)) = self.0.into_tunnel() {
             let traffic = Traffic::new();
-            let ended = tunnel::run(TokioIo::new(client), upstream, silence, &traffic).await;
+            let ended = tunnel::run(client, upstream, silence, &traffic).await;
             finish.sent(usize::try_from(traffic.down()).unwrap_or(usize::MAX));
             if let Err(why) = ended {
                 return finish.tunnel_broke(&why);
             }
         }
         finish.complete();
-    });
-    answer.map(|()| ClientBody::tunnel())
+    }
 }
 
 /// The gateway's own answer: an exit, an error page, or a buffered answer after its response phase.
@@ -204,7 +202,10 @@ pub(crate) fn from_gateway(mut flight: Box<Flight>) -> Response<ClientBody> {
             Some((204, true)) => None,
             Some(_) => length.or_else(|| Some(HeaderValue::from(body.len()))),
         };
-        add_bodiless_length(&flight, headers, length);
+        // Over HTTP/2 there is none.
+        if let Some(length) = length.filter(|_| !flight.connection.http2) {
+            headers.insert(header::CONTENT_LENGTH, length);
+        }
     } else if !(chunked || (buffered && is_head)) {
         // A plugin that declares less than there is gets no more than that sent.
         if let Some(declared) = declared.and_then(|length| usize::try_from(length).ok()).filter(|_| !is_head) {
@@ -228,14 +229,6 @@ pub(crate) fn from_gateway(mut flight: Box<Flight>) -> Response<ClientBody> {
 /// Whether answers of this status end with their head.
 const fn has_no_body(status: u16) -> bool {
     matches!(status, 204 | 304)
-}
-
-/// The length that nginx writes beside 204 and 304 where there is one, over HTTP/1; hyper would leave it out.
-fn add_bodiless_length(flight: &Flight, headers: &mut HeaderMap, length: Option<HeaderValue>) {
-    if let (Some(corrected), Some(length)) = (&flight.connection.corrected, length) {
-        headers.insert(header_case::stand_in(&header::CONTENT_LENGTH), length);
-        corrected.announce_answer();
-    }
 }
 
 /// What the headers say of the body's length.
@@ -415,16 +408,11 @@ fn finish_head(flight: &mut Flight, status: u16) -> Response<()> {
     let mut answer = Response::new(());
     *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     *answer.headers_mut() = headers;
-    let http10 = flight.exchange.request.version == HttpVersion::Http10;
-    flight.connection.closing.set(closes || http10);
+    flight.connection.closing.set(closes);
     if closes && !flight.connection.http2 {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     } else if names_connection && !flight.connection.http2 {
-        let goes_on = flight.keeps_alive && !http10;
-        put_own_connection_first(answer.headers_mut(), if goes_on { "keep-alive" } else { "close" });
-    }
-    if names_connection {
-        split_connection(flight, answer.headers_mut());
+        put_own_connection_first(answer.headers_mut(), "keep-alive");
     }
     flight.exchange.phase = if proxied { Phase::Response } else { flight.exchange.phase };
     answer
@@ -450,17 +438,6 @@ pub(crate) fn take_back_connection(headers: &mut HeaderMap, shown: &HeaderValue)
     for value in said {
         headers.append(header::CONNECTION, value);
     }
-}
-
-/// Several values of Connection stand in a line each, as nginx writes them; hyper would join them.
-fn split_connection(flight: &Flight, headers: &mut HeaderMap) {
-    let Some(corrected) = &flight.connection.corrected else { return };
-    let mut values = headers.get_all(header::CONNECTION).iter().cloned();
-    let (Some(first), Some(second)) = (values.next(), values.next()) else { return };
-    let stand_in = header_case::stand_in(&header::CONNECTION);
-    headers.insert(header::CONNECTION, first);
-    headers.insert(stand_in, second);
-    corrected.announce_answer();
 }
 
 /// A number as text: those that most latencies are take no allocation.
@@ -507,7 +484,7 @@ fn date() -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// A whole answer as bytes, for a connection that hyper no longer serves. The request is over with it.
+/// A whole answer as bytes, for a request that was not one. It is over with it.
 pub(crate) fn to_bytes(mut flight: Box<Flight>) -> Vec<u8> {
     let (status, body) = gateway_content(&mut flight);
     let head = finish_head(&mut flight, status);
@@ -517,12 +494,7 @@ pub(crate) fn to_bytes(mut flight: Box<Flight>) -> Vec<u8> {
     headers.insert(header::DATE, date());
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    for (name, value) in &headers {
-        title_case(&mut bytes, name.as_str());
-        bytes.extend_from_slice(b": ");
-        bytes.extend_from_slice(value.as_bytes());
-        bytes.extend_from_slice(b"\r\n");
-    }
+    lines::put_all(&mut bytes, &headers);
     bytes.extend_from_slice(b"\r\n");
     let mut finish = Finish::new(flight);
     if !finish.is_bodiless() {
@@ -531,14 +503,6 @@ pub(crate) fn to_bytes(mut flight: Box<Flight>) -> Vec<u8> {
     }
     finish.complete();
     bytes
-}
-
-fn title_case(bytes: &mut Vec<u8>, name: &str) {
-    let mut start = true;
-    for byte in name.bytes() {
-        bytes.push(if start { byte.to_ascii_uppercase() } else { byte });
-        start = byte == b'-';
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::{
     io,
     pin::Pin,
-    rc::Rc,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
     time::Duration,
@@ -12,12 +11,11 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use silverback_config::settings::Http;
 use tokio::time::{Instant, Sleep};
 
 use crate::{
-    connection::Wire,
+    answer::Tunnel,
     flight::Finish,
     request_body::{self, BodyError},
     upstream::answer::UpstreamResponseBody,
@@ -30,34 +28,13 @@ pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) struct ClientBody {
     kind: ClientBodyKind,
     finish: Option<Finish>,
-    /// `response_buffering: false`: nothing is read from the upstream before the client's socket took what was.
-    pace: Option<Pace>,
-}
-
-/// Holds a body back until what went before it is written.
-pub(crate) struct Pace {
-    wire: Rc<dyn Wire>,
-    /// [`Wire::flushes`] when the last piece was handed over.
-    since: Option<u64>,
-}
-
-impl Pace {
-    pub(crate) fn new(wire: Rc<dyn Wire>) -> Self {
-        Self { wire, since: None }
-    }
-
-    fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
-        if self.since.is_some_and(|since| since == self.wire.flushes()) {
-            self.wire.wake_at_flush(cx.waker());
-            return Poll::Pending;
-        }
-        self.since = None;
-        Poll::Ready(())
-    }
+    /// `response_buffering: false`.
+    paced: bool,
 }
 
 enum ClientBodyKind {
     Empty,
+    Switching(Box<Tunnel>),
     Whole(Option<Bytes>),
     /// Whole, but its length is not told beforehand; with trailers, maybe.
     Chunked(Option<Bytes>, Option<HeaderMap>),
@@ -67,35 +44,49 @@ enum ClientBodyKind {
 
 impl ClientBody {
     pub(crate) fn empty(finish: Finish) -> Self {
-        Self { kind: ClientBodyKind::Empty, finish: Some(finish), pace: None }
+        Self { kind: ClientBodyKind::Empty, finish: Some(finish), paced: false }
     }
 
     pub(crate) fn whole(bytes: Bytes, finish: Finish) -> Self {
-        Self { kind: ClientBodyKind::Whole(Some(bytes)), finish: Some(finish), pace: None }
+        Self { kind: ClientBodyKind::Whole(Some(bytes)), finish: Some(finish), paced: false }
     }
 
-    /// The answer of a switch of protocols: what follows it is no body, and ends elsewhere.
-    pub(crate) const fn tunnel() -> Self {
-        Self { kind: ClientBodyKind::Empty, finish: None, pace: None }
+    /// The answer of a switch of protocols: what follows it is no body.
+    pub(crate) fn switching(tunnel: Tunnel, finish: Finish) -> Self {
+        Self { kind: ClientBodyKind::Switching(Box::new(tunnel)), finish: Some(finish), paced: false }
     }
 
     pub(crate) fn chunked(bytes: Bytes, trailers: Option<HeaderMap>, finish: Finish) -> Self {
         let kind = ClientBodyKind::Chunked((!bytes.is_empty()).then_some(bytes), trailers);
-        Self { kind, finish: Some(finish), pace: None }
+        Self { kind, finish: Some(finish), paced: false }
     }
 
-    /// `allowed`: a length that a plugin declared; nothing is sent beyond it.
-    pub(crate) fn upstream(
-        body: UpstreamResponseBody,
-        allowed: Option<u64>,
-        pace: Option<Pace>,
-        finish: Finish,
-    ) -> Self {
-        Self { kind: ClientBodyKind::Upstream(body, allowed), finish: Some(finish), pace }
+    /// `allowed`: a length that a plugin declared; nothing is sent beyond it. `paced`: see [`Self::is_paced`].
+    pub(crate) fn upstream(body: UpstreamResponseBody, allowed: Option<u64>, paced: bool, finish: Finish) -> Self {
+        Self { kind: ClientBodyKind::Upstream(body, allowed), finish: Some(finish), paced }
     }
 }
 
 impl ClientBody {
+    /// Whether nothing is to be read from the upstream before the client's socket took what was (`response_buffering:
+    /// false`).
+    pub(crate) fn is_paced(&self) -> bool {
+        self.paced
+    }
+
+    /// What passes bytes on once this answer, a switch of protocols, is out.
+    pub(crate) fn into_tunnel(mut self) -> Option<(Box<Tunnel>, Finish)> {
+        match std::mem::replace(&mut self.kind, ClientBodyKind::Empty) {
+            ClientBodyKind::Switching(tunnel) => Some((tunnel, self.finish.take()?)),
+            _ => None,
+        }
+    }
+
+    /// Whether this is a switch of protocols.
+    pub(crate) fn is_switching(&self) -> bool {
+        matches!(self.kind, ClientBodyKind::Switching(_))
+    }
+
     /// The client left before its answer was made.
     pub(crate) fn abandon(mut self) {
         if let Some(mut finish) = self.finish.take() {
@@ -114,11 +105,8 @@ impl Body for ClientBody {
         if let Some(finish) = &mut this.finish {
             finish.hold_back(false);
         }
-        if this.pace.as_mut().is_some_and(|pace| pace.poll(cx).is_pending()) {
-            return Poll::Pending;
-        }
         let polled = match &mut this.kind {
-            ClientBodyKind::Empty => Poll::Ready(None),
+            ClientBodyKind::Empty | ClientBodyKind::Switching(_) => Poll::Ready(None),
             ClientBodyKind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             ClientBodyKind::Chunked(bytes, trailers) => {
                 let data = bytes.take().map(Frame::data);
@@ -136,9 +124,6 @@ impl Body for ClientBody {
         };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(pace) = &mut this.pace {
-                    pace.since = Some(pace.wire.flushes());
-                }
                 if let (Some(data), Some(finish)) = (frame.data_ref(), &mut this.finish) {
                     finish.sent(data.len());
                 }
@@ -167,9 +152,9 @@ impl Body for ClientBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            ClientBodyKind::Empty => true,
+            ClientBodyKind::Empty | ClientBodyKind::Switching(_) => true,
             ClientBodyKind::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            // hyper would say that the length is 0.
+            // An empty one has its last chunk too.
             ClientBodyKind::Chunked(..) => false,
             ClientBodyKind::Upstream(_, Some(0)) => true,
             ClientBodyKind::Upstream(body, _) => body.is_end_stream(),
@@ -178,7 +163,7 @@ impl Body for ClientBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            ClientBodyKind::Empty => SizeHint::with_exact(0),
+            ClientBodyKind::Empty | ClientBodyKind::Switching(_) => SizeHint::with_exact(0),
             ClientBodyKind::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             ClientBodyKind::Chunked(..) => SizeHint::default(),
             ClientBodyKind::Upstream(_, Some(left)) => SizeHint::with_exact(*left),
@@ -189,8 +174,8 @@ impl Body for ClientBody {
 
 impl Drop for ClientBody {
     fn drop(&mut self) {
-        // hyper never polls a body that says it is at its end (HEAD, 204, empty), and drops the others unfinished
-        // when the client is gone.
+        // A body that is at its end (HEAD, 204, empty) is never polled; the others are dropped unfinished when the client
+        // is gone.
         if let Some(finish) = self.finish.take() {
             if self.is_end_stream() || finish.is_bodiless() { finish.complete() } else { finish.client_left() }
         }
@@ -353,8 +338,7 @@ impl FileBody {
 
 /// A request body that goes upstream as it comes (`request_buffering: false`), limited in size.
 pub(crate) struct ClientRequestBody {
-    incoming: Incoming,
-    http2: bool,
+    incoming: request_body::Incoming,
     /// Bytes that may still come; `None` for no limit.
     allowed: Option<u64>,
     /// `client_body_timeout`: between two pieces; zero for no limit.
@@ -363,21 +347,20 @@ pub(crate) struct ClientRequestBody {
 }
 
 impl ClientRequestBody {
-    /// `http2`: what the client speaks.
-    pub(crate) fn new(incoming: Incoming, http2: bool, settings: &Http) -> Self {
+    pub(crate) fn new(incoming: request_body::Incoming, settings: &Http) -> Self {
         let max = settings.max_body_size;
-        Self { incoming, http2, allowed: (max > 0).then_some(max), limit: settings.body_timeout, sleep: None }
+        Self { incoming, allowed: (max > 0).then_some(max), limit: settings.body_timeout, sleep: None }
     }
 
     /// Nothing of it was read.
-    pub(crate) fn into_inner(self) -> Incoming {
+    pub(crate) fn into_inner(self) -> request_body::Incoming {
         self.incoming
     }
 }
 
 impl ClientRequestBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = request_body::poll_frame(&mut self.incoming, self.http2, cx);
+        let polled = self.incoming.poll_frame(cx);
         if polled.is_ready() {
             self.sleep = None;
         } else if !self.limit.is_zero() {

@@ -1,5 +1,6 @@
-//! One client connection: TLS, the choice between HTTP/1 and HTTP/2, the answer to what the sanitiser refused, and
-//! an end that lets the client read the last answer.
+//! One client connection: TLS, and the choice between HTTP/1 ([`http1`]) and HTTP/2.
+
+pub(crate) mod http1;
 
 use std::{
     cell::Cell,
@@ -8,29 +9,24 @@ use std::{
     pin::pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
-    task::Waker,
     time::Duration,
 };
 
 use bytes::BytesMut;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use silverback_config::settings::Http;
 use silverback_log::Level;
 use silverback_pdk::exchange::{Proxied, Subsystem, TlsInfo};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     time::Instant,
 };
 
 use crate::{
     flight,
-    header_case::{Announced, HeaderCase},
-    http1::spelling::Spelling,
-    linger::{SILENCE, linger},
     prefixed::Prefixed,
     proxy_protocol,
-    sanitiser::{self, Sanitised},
+    request_body::Incoming,
     send_timeout::SendTimeout,
     surroundings,
     tls::{
@@ -84,10 +80,6 @@ pub(crate) struct Connection {
     pub(crate) http2: bool,
     /// The client speaks clear text on a listener for TLS: it is told so, and nothing else.
     pub(crate) misses_tls: bool,
-    /// Tells the sanitiser, where there is one.
-    pub(crate) wire: Option<Rc<dyn Wire>>,
-    /// Told of answers whose heads hyper would not write as they are; HTTP/1 only.
-    pub(crate) corrected: Option<Announced>,
 }
 
 impl Connection {
@@ -104,8 +96,6 @@ impl Connection {
             tls,
             http2,
             misses_tls: false,
-            wire: None,
-            corrected: None,
         }
     }
 
@@ -137,43 +127,6 @@ impl Connection {
     pub(crate) fn ended(&self) {
         self.live.set(self.live.get().saturating_sub(1));
         self.idle_since.set(Instant::now());
-        if let Some(wire) = &self.wire {
-            wire.answered();
-        }
-    }
-}
-
-/// What a request tells the socket that it came by.
-pub(crate) trait Wire {
-    fn answered(&self);
-    fn switch_protocol(&self);
-    /// How the names in the head of the next request that is begun are written.
-    fn spelling(&self) -> Spelling;
-    /// How often all that was to be written has been.
-    fn flushes(&self) -> u64;
-    /// Wakes a task when it is so again.
-    fn wake_at_flush(&self, waker: &Waker);
-}
-
-impl<S: AsyncRead + AsyncWrite + Unpin> Wire for Sanitised<S> {
-    fn answered(&self) {
-        Self::answered(self);
-    }
-
-    fn switch_protocol(&self) {
-        Self::switch_protocol(self);
-    }
-
-    fn spelling(&self) -> Spelling {
-        Self::spelling(self)
-    }
-
-    fn flushes(&self) -> u64 {
-        Self::flushes(self)
-    }
-
-    fn wake_at_flush(&self, waker: &Waker) {
-        Self::wake_at_flush(self, waker);
     }
 }
 
@@ -192,24 +145,14 @@ const MAX_GIVEN_UP: u64 = 2 * MAX_STREAMS as u64;
 /// How often an HTTP/2 connection is looked after.
 const HTTP2_CHECK: Duration = Duration::from_secs(1);
 
-/// How long after its last request an HTTP/1 connection gives up what it holds.
-const REST_AFTER: Duration = Duration::from_secs(1);
-
-/// How often it is looked at whether an HTTP/1 connection rests that is to end then.
-const DRAIN_CHECK: Duration = Duration::from_millis(100);
-
 /// How long a client that was told to leave may stay when nothing is under way.
 const GOODBYE: Duration = Duration::from_secs(5);
-
-/// Header lines in one request. nginx has no such limit but the head's size; this is far above what it lets through
-/// in practice.
-const MAX_HEADERS: usize = 512;
 
 /// Serves a connection to its end. Each step is boxed: a connection that waits, as most do, holds what its own step needs
 /// and not what the largest would.
 pub(crate) async fn serve<S>(worker: Rc<Worker>, socket: S, from: From, kind: Kind)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let counters = &worker.shared.counters;
     counters.accepted.fetch_add(1, Ordering::Relaxed);
@@ -234,7 +177,7 @@ where
 
 async fn serve_socket<S>(worker: &Rc<Worker>, mut socket: S, origin: Origin, kind: Kind)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     if kind.ssl {
         // As nginx: it holds for the handshake too.
@@ -246,7 +189,7 @@ where
         if read.first().is_some_and(u8::is_ascii_uppercase) {
             let mut connection = Connection::new(origin, None, false);
             connection.misses_tls = true;
-            return Box::pin(serve_http1(worker, socket, connection, read)).await;
+            return Box::pin(http1::serve(worker, socket, connection, read)).await;
         }
         let socket = Prefixed::new(read, socket);
         let alpn = if kind.http2 { Alpn::Http2 } else { Alpn::Http1 };
@@ -256,7 +199,7 @@ where
                 if http2 {
                     Box::pin(serve_http2(worker, stream, connection, BytesMut::new())).await;
                 } else {
-                    Box::pin(serve_http1(worker, stream, connection, BytesMut::new())).await;
+                    Box::pin(http1::serve(worker, stream, connection, BytesMut::new())).await;
                 }
             }
             Err(error) => log(error.level(), format_args!("SSL handshake failed ({error})"), &origin),
@@ -266,7 +209,7 @@ where
     let connection = |http2| Connection::new(origin, None, http2);
     match sniff(worker, &mut socket, kind).await {
         Some((read, true)) => Box::pin(serve_http2(worker, socket, connection(true), read)).await,
-        Some((read, false)) => Box::pin(serve_http1(worker, socket, connection(false), read)).await,
+        Some((read, false)) => Box::pin(http1::serve(worker, socket, connection(false), read)).await,
         None => {}
     }
 }
@@ -302,138 +245,10 @@ async fn sniff<S: AsyncRead + Unpin>(worker: &Worker, socket: &mut S, kind: Kind
     Some((read, http2))
 }
 
-async fn serve_http1<S>(worker: &Rc<Worker>, socket: S, mut connection: Connection, read: BytesMut)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let http = worker.shared.generation.load().profile.settings.http;
-    let (buffers, size) = http.header_buffers;
-    let wire = Sanitised::new(
-        socket,
-        sanitiser::Limits {
-            line: size,
-            head: buffers.saturating_mul(size),
-            lines: MAX_HEADERS,
-            underscores: http.underscores_in_headers,
-            head_timeout: http.header_timeout,
-            idle_timeout: http.keepalive_timeout,
-            body_timeout: http.body_timeout,
-        },
-        read,
-    );
-    connection.wire = Some(Rc::new(wire.clone()));
-    connection.corrected = Some(Announced::default());
-    let connection = Rc::new(connection);
-    while rest(worker, &wire, &connection).await && Box::pin(serve_requests(worker, &wire, &connection, &http)).await {}
-    if wire.is_switched() {
-        // The tunnel has the socket, and closes it.
-        return;
-    }
-    let unfinished = wire.is_mid_body();
-    if let Some(refused) = wire.take_refused() {
-        // Behind an answer that broke off, or that ends with the connection, it would be read as a part of it.
-        let heard = !connection.closing.get();
-        let answer = flight::refuse(worker, &connection, &refused);
-        let mut wire = wire;
-        if heard && wire.write_all(&answer).await.is_ok() {
-            close_gently(&mut wire).await;
-        }
-    } else if unfinished {
-        let mut wire = wire;
-        close_gently(&mut wire).await;
-    } else {
-        close(wire).await;
-    }
-}
-
-/// Waits for a request, while nothing is held for the connection but its socket. False: there will be none.
-async fn rest<S>(worker: &Worker, wire: &Sanitised<S>, connection: &Connection) -> bool
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut mode = worker.mode.clone();
-    tokio::select! {
-        biased;
-        arrived = wire.arrival() => arrived,
-        // A client that was just let in, or whose request has begun to arrive, is answered; an idle one is told that
-        // this was all.
-        _ = mode.wait_for(|mode| *mode == Mode::Draining), if connection.requests.get() > 0 => {
-            wire.has_arrived().await && wire.arrival().await
-        }
-    }
-}
-
-/// Serves requests as long as they come. True when the connection rests: hyper's buffers, the largest part of what an
-/// idle connection would hold, are gone then.
-async fn serve_requests<S>(worker: &Rc<Worker>, wire: &Sanitised<S>, connection: &Rc<Connection>, http: &Http) -> bool
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let service = {
-        let (worker, connection) = (Rc::clone(worker), Rc::clone(connection));
-        service_fn(move |request| {
-            let answer = flight::begin(&worker, &connection, request);
-            async move { answer.await.ok_or(ClientLeft) }
-        })
-    };
-    let (buffers, size) = http.header_buffers;
-    let corrected = connection.corrected.clone().unwrap_or_default();
-    let mut serving = hyper::server::conn::http1::Builder::new()
-        .title_case_headers(true)
-        .auto_date_header(false)
-        // And one of the sanitiser's.
-        .max_headers(MAX_HEADERS + 1)
-        // With room for what the sanitiser writes longer than it came: a target that is percent-encoded, and the raw
-        // one beside it. Also what is read ahead of a slow client: nginx's proxy_buffers.
-        .max_buf_size(
-            buffers
-                .saturating_add(4)
-                .saturating_mul(size)
-                .max(http.proxy_buffers.0.saturating_mul(http.proxy_buffers.1))
-                .max(8192),
-        )
-        .serve_connection(TokioIo::new(HeaderCase::answers(wire.clone(), corrected)), service)
-        .with_upgrades();
-    let mut mode = worker.mode.clone();
-    let mut draining = false;
-    let mut check = pin!(tokio::time::sleep(REST_AFTER));
-    loop {
-        tokio::select! {
-            biased;
-            _ = &mut serving => return false,
-            // Answers say from now on that they are the last. A client that was not told so may send its next request any
-            // moment, and the connection ends only when it has rested.
-            _ = mode.wait_for(|mode| *mode == Mode::Draining), if !draining => draining = true,
-            () = &mut check => {}
-        }
-        let rested = connection.idle_since.get() + REST_AFTER;
-        let now = Instant::now();
-        if connection.live.get() == 0 && now >= rested && wire.is_resting() {
-            // Bytes that hyper still holds belong to no request.
-            return serving.into_parts().is_some_and(|parts| parts.read_buf.is_empty());
-        }
-        check.as_mut().reset(if draining { rested.max(now + DRAIN_CHECK) } else { now + REST_AFTER });
-    }
-}
-
 /// The client left before its answer was made; there is nobody to send it to.
 #[derive(Debug, thiserror::Error)]
 #[error("the client left")]
 pub(crate) struct ClientLeft;
-
-/// Closes its own end and reads on for a while, so that what the client still sends does not make the kernel
-/// throw away the answer that it has not read (nginx's `lingering_close`).
-async fn close_gently<S: AsyncRead + AsyncWrite + Unpin>(wire: &mut Sanitised<S>) {
-    if wire.shutdown_socket().await.is_err() {
-        return;
-    }
-    linger(async |scratch: &mut [u8]| wire.read_socket(scratch).await).await;
-}
-
-async fn close<S: AsyncRead + AsyncWrite + Unpin>(mut wire: Sanitised<S>) {
-    // TLS says goodbye; a client that does not listen is not waited for.
-    let _ = tokio::time::timeout(SILENCE, wire.shutdown_socket()).await;
-}
 
 /// Counts a request whose stream is reset while its answer is awaited.
 struct Wait {
@@ -463,7 +278,7 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for OnThisThread {
 
 async fn serve_http2<S>(worker: &Rc<Worker>, socket: S, connection: Connection, read: BytesMut)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let http = worker.shared.generation.load().profile.settings.http;
     let (buffers, size) = http.header_buffers;
@@ -471,10 +286,10 @@ where
     let connection = Rc::new(connection);
     let service = {
         let (worker, connection) = (Rc::clone(worker), Rc::clone(&connection));
-        service_fn(move |request| {
+        service_fn(move |request: http::Request<hyper::body::Incoming>| {
             // Beyond that the stream is reset, and sets nothing off.
             let accepted = connection.live.get() < MAX_LIVE && !connection.is_wasteful();
-            let begun = accepted.then(|| flight::begin(&worker, &connection, request));
+            let begun = accepted.then(|| flight::begin(&worker, &connection, request.map(Incoming::Http2)));
             let wait = Wait { connection: Rc::clone(&connection), answered: !accepted };
             async move {
                 let mut wait = wait;

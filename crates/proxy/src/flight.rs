@@ -16,7 +16,6 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use hyper::{body::Incoming, upgrade::OnUpgrade};
 use silverback_log::Level;
 use silverback_model::Phase;
 use silverback_pdk::{
@@ -36,7 +35,7 @@ use crate::{
     plugin_table::Configured,
     profile::Profile,
     request,
-    request_body::{self, BodyError, Spool},
+    request_body::{self, BodyError, Incoming, Spool},
     request_debug::RequestDebug,
     sanitiser::Refused,
     surroundings,
@@ -64,7 +63,8 @@ pub(crate) struct Flight {
     pub(crate) spelling: Spelling,
     /// The configurations that apply, in order; those for response and log.
     collected: Vec<Arc<Configured>>,
-    upgrade: Option<OnUpgrade>,
+    /// The client asks for a WebSocket.
+    upgrade: bool,
     /// It was going to an upstream, whatever came of it (Kong's `KONG_PROXIED`).
     pub(crate) proxied: bool,
     /// The client's connection ends with this answer.
@@ -96,11 +96,10 @@ enum End {
 }
 
 /// Starts a request, whose answer is to be awaited.
-pub(crate) fn begin(worker: &Rc<Worker>, connection: &Rc<Connection>, request: hyper::Request<Incoming>) -> Answering {
+pub(crate) fn begin(worker: &Rc<Worker>, connection: &Rc<Connection>, request: http::Request<Incoming>) -> Answering {
     connection.began();
     worker.shared.counters.requests.fetch_add(1, Ordering::Relaxed);
-    let spelling = connection.wire.as_ref().map(|wire| wire.spelling()).unwrap_or_default();
-    Answering::new(worker, |client| run(Rc::clone(worker), Rc::clone(connection), request, spelling, client))
+    Answering::new(worker, |client| run(Rc::clone(worker), Rc::clone(connection), request, client))
 }
 
 /// Answers what the sanitiser refused: the bytes to send. It has its access-log line and its log phase like any
@@ -120,11 +119,11 @@ pub(crate) fn refuse(worker: &Rc<Worker>, connection: &Rc<Connection>, refused: 
 async fn run(
     worker: Rc<Worker>,
     connection: Rc<Connection>,
-    mut request: hyper::Request<Incoming>,
-    spelling: Spelling,
+    mut request: http::Request<Incoming>,
     client: Rc<Presence>,
 ) -> Option<Response<ClientBody>> {
-    let upgrade = request::wants_websocket(&request).then(|| hyper::upgrade::on(&mut request));
+    let upgrade = request::wants_websocket(&request);
+    let spelling = request.extensions_mut().remove::<Spelling>().unwrap_or_default();
     let generation = worker.shared.generation.load_full();
     let (mut exchange, incoming) = request::exchange(&connection, &generation, request);
     let debug = RequestDebug::asked_for(&mut exchange, generation.profile.settings.debug.request_token());
@@ -143,12 +142,10 @@ async fn run(
             return None;
         }
         End::Gateway => answer::from_gateway(flight),
-        End::Upstream(upstreamed) => match flight.upgrade.take() {
-            Some(upgrade) if upstreamed.status == StatusCode::SWITCHING_PROTOCOLS => {
-                answer::switching(flight, *upstreamed, upgrade)
-            }
-            _ => answer::from_upstream(flight, *upstreamed),
-        },
+        End::Upstream(upstreamed) if upstreamed.status == StatusCode::SWITCHING_PROTOCOLS => {
+            answer::switching(flight, *upstreamed)
+        }
+        End::Upstream(upstreamed) => answer::from_upstream(flight, *upstreamed),
     })
 }
 
@@ -169,7 +166,7 @@ impl Flight {
             spelling: Spelling::default(),
             // Until a route is found, the global configurations are the ones that will log.
             collected: generation.plugins.globals().without_consumer(),
-            upgrade: None,
+            upgrade: false,
             proxied: false,
             closes: false,
             encoded: false,
@@ -234,7 +231,7 @@ impl Flight {
         match (sent, buffered) {
             // What follows a switch of protocols is no answer that could be held.
             (Ok(upstreamed), _) if upstreamed.status == StatusCode::SWITCHING_PROTOCOLS => {
-                if self.upgrade.is_some() {
+                if self.upgrade {
                     if buffered {
                         self.log(
                             Level::Notice,
@@ -282,7 +279,7 @@ impl Flight {
 
     /// Whether the client asked for a WebSocket.
     pub(crate) fn is_upgrade(&self) -> bool {
-        self.upgrade.is_some()
+        self.upgrade
     }
 
     /// Whether anybody looks at the answer's head after it has gone.
@@ -390,7 +387,7 @@ impl Flight {
         }
         // gRPC is never held back: its messages may be one side of a conversation.
         let streams = self.exchange.upstream.scheme.starts_with("grpc");
-        if (route.route.request_buffering && !streams) || self.upgrade.is_some() {
+        if (route.route.request_buffering && !streams) || self.upgrade {
             self.read_body().await?;
         }
         Ok(())
@@ -406,7 +403,7 @@ impl Flight {
             return Ok(());
         };
         let settings = &self.profile.settings;
-        match Box::pin(request_body::read(incoming, self.connection.http2, settings)).await {
+        match Box::pin(request_body::read(incoming, settings)).await {
             Ok((body, spool, length)) => {
                 if let RequestBody::Memory(bytes) = &body {
                     self.in_memory.add(bytes.len());

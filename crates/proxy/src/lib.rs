@@ -13,7 +13,6 @@ mod flight;
 mod forwarded;
 mod generation;
 mod handover;
-mod header_case;
 pub mod http1;
 mod linger;
 mod listener;

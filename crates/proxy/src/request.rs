@@ -1,9 +1,8 @@
-//! From what hyper hands over to an [`Exchange`].
+//! From a request as it was read to an [`Exchange`].
 
 use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
-use hyper::body::{Body, Incoming};
 use silverback_config::Settings;
 use silverback_model::Phase;
 use silverback_pdk::{
@@ -18,14 +17,15 @@ use crate::{
     connection::{Connection, From, Origin},
     generation::Generation,
     real_ip,
-    sanitiser::{Kept, RAW_TARGET, is_host, is_kept},
+    request_body::Incoming,
+    sanitiser::{RawTarget, is_host, is_kept},
 };
 
 /// nginx's `server_name` in Kong's configuration.
 pub(crate) const SERVER_NAME: &str = "kong";
 
 /// Whether the client asks for a WebSocket: the only upgrade that is passed on.
-pub(crate) fn wants_websocket(request: &hyper::Request<Incoming>) -> bool {
+pub(crate) fn wants_websocket(request: &http::Request<Incoming>) -> bool {
     request.version() == Version::HTTP_11
         && request
             .headers()
@@ -60,12 +60,11 @@ pub(crate) fn list(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 pub(crate) fn exchange(
     connection: &Connection,
     generation: &Generation,
-    request: hyper::Request<Incoming>,
+    request: http::Request<Incoming>,
 ) -> (Box<Exchange>, Option<Incoming>) {
     let (parts, body) = request.into_parts();
     let mut headers = parts.headers;
-    // The sanitiser's own, over HTTP/1 only; a client's is dropped there and below.
-    let raw_target = headers.remove(RAW_TARGET).filter(|_| !connection.http2);
+    let raw_target = parts.extensions.get::<RawTarget>();
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
     if let Some(authority) = authority
         && let Ok(value) = HeaderValue::from_str(authority.rsplit_once('@').map_or(authority, |(_, host)| host))
@@ -84,11 +83,10 @@ pub(crate) fn exchange(
         None => String::new(),
     };
     let raw_uri = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    // hyper gives an empty path where the target was only an authority.
+    // It is empty where the target was only an authority.
     let raw_uri = if raw_uri.is_empty() { "/" } else { raw_uri };
     // Bytes that are no text stay percent-encoded.
-    let raw_uri =
-        raw_target.as_ref().and_then(|raw| std::str::from_utf8(raw.as_bytes()).ok()).unwrap_or(raw_uri).to_owned();
+    let raw_uri = raw_target.and_then(|raw| std::str::from_utf8(&raw.0).ok()).unwrap_or(raw_uri).to_owned();
     let version = match parts.version {
         Version::HTTP_10 | Version::HTTP_09 => HttpVersion::Http10,
         Version::HTTP_2 => HttpVersion::Http2,
@@ -247,11 +245,8 @@ fn new_id() -> String {
 
 /// Leaves out the headers whose names nginx ignores, as the sanitiser does for HTTP/1.
 fn drop_odd_names(headers: &mut HeaderMap, underscores: bool) {
-    let odd: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| !matches!(is_kept(name.as_str().as_bytes(), underscores), Ok(Kept::Yes)))
-        .cloned()
-        .collect();
+    let odd: Vec<HeaderName> =
+        headers.keys().filter(|name| !is_kept(name.as_str().as_bytes(), underscores)).cloned().collect();
     for name in odd {
         headers.remove(name);
     }

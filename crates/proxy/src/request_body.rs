@@ -12,12 +12,12 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::{Body, Frame, SizeHint};
 use silverback_config::Settings;
 use silverback_pdk::exchange::RequestBody;
 use tokio::task::spawn_blocking;
 
-use crate::buffered::Held;
+use crate::{buffered::Held, connection::http1};
 
 /// A body that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,50 @@ pub(crate) enum BodyError {
     NoRoom { length: u64, total: u64 },
 }
 
+/// A request's body as it comes from the client.
+pub(crate) enum Incoming {
+    Empty,
+    Http1(http1::Body),
+    Http2(hyper::body::Incoming),
+}
+
+impl Incoming {
+    /// The next piece.
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Http1(body) => body.poll_frame(cx),
+            Self::Http2(incoming) => Pin::new(&mut *incoming).poll_frame(cx).map(|frame| match frame {
+                Some(frame) => Some(frame.map_err(|error| BodyError::Client(error.to_string()))),
+                // hyper takes a stream that a client resets with NO_ERROR for one that is at its end: what came of it
+                // would pass for the whole.
+                None if !incoming.is_end_stream() => {
+                    Some(Err(BodyError::Client("the stream was reset before its end".to_owned())))
+                }
+                None => None,
+            }),
+        }
+    }
+
+    /// Whether all of it has been read.
+    pub(crate) fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Http1(body) => body.is_end_stream(),
+            Self::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    /// How much of it is to come, where that is known.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Http1(body) => body.length().map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Http2(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
 /// The file of a spooled body. It is removed when the request is over.
 #[derive(Debug)]
 pub(crate) struct Spool(PathBuf);
@@ -56,11 +100,9 @@ impl Drop for Spool {
 /// Bytes collected before they are written to the file at once.
 const PIECE: usize = 256 * 1024;
 
-/// Reads a body to its end. Gives the body, its file if it has one, and its length in bytes. `http2`: what the client
-/// speaks.
+/// Reads a body to its end. Gives the body, its file if it has one, and its length in bytes.
 pub(crate) async fn read(
     mut incoming: Incoming,
-    http2: bool,
     settings: &Settings,
 ) -> Result<(RequestBody, Option<Spool>, u64), BodyError> {
     let max = settings.http.max_body_size;
@@ -74,7 +116,7 @@ pub(crate) async fn read(
     let mut spooling: Option<Spooling> = None;
     let mut first: Option<Bytes> = None;
     let limit = settings.http.body_timeout;
-    while let Some(frame) = in_time(limit, poll_fn(|cx| poll_frame(&mut incoming, http2, cx))).await? {
+    while let Some(frame) = in_time(limit, poll_fn(|cx| incoming.poll_frame(cx))).await? {
         let Ok(data) = frame?.into_data() else { continue };
         length += data.len() as u64;
         if max > 0 && length > max {
@@ -112,40 +154,12 @@ pub(crate) async fn read(
     }
 }
 
-/// Waits for a piece of the body. HTTP/1 connections are timed by the sanitiser too; those of HTTP/2 only here.
+/// Waits for a piece of the body.
 async fn in_time<T>(limit: Duration, piece: impl Future<Output = T>) -> Result<T, BodyError> {
     if limit.is_zero() {
         return Ok(piece.await);
     }
     tokio::time::timeout(limit, piece).await.map_err(|_| BodyError::Timeout)
-}
-
-/// The next piece of a body. hyper takes a stream that a client resets with NO_ERROR for one that is at its end: what came
-/// of it would pass for the whole.
-pub(crate) fn poll_frame(
-    incoming: &mut Incoming,
-    http2: bool,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-    Pin::new(&mut *incoming).poll_frame(cx).map(|frame| match frame {
-        Some(frame) => Some(frame.map_err(|error| client_error(&error))),
-        None if http2 && !incoming.is_end_stream() => {
-            Some(Err(BodyError::Client("the stream was reset before its end".to_owned())))
-        }
-        None => None,
-    })
-}
-
-/// What went wrong on the client's side.
-fn client_error(error: &hyper::Error) -> BodyError {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(cause) = source {
-        if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
-            return BodyError::Timeout;
-        }
-        source = cause.source();
-    }
-    BodyError::Client(error.to_string())
 }
 
 /// A file being written. Files block, so that they are written elsewhere, a piece at a time.

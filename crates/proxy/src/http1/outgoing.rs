@@ -74,13 +74,6 @@ impl Outgoing {
         }
     }
 
-    /// Frees the memory that is kept for what comes next, if nothing waits: for a connection that rests.
-    pub(crate) fn release(&mut self) {
-        if self.is_empty() {
-            *self = Self::default();
-        }
-    }
-
     /// Writes all of it.
     pub(crate) fn poll_write<S: AsyncWrite + Unpin>(
         &mut self,

@@ -1,11 +1,9 @@
-//! How header names were written. hyper knows names in lower case only, and writes them in Title-Case; nginx passes them on
+//! How header names were written. Names are known in lower case only, and written in Title-Case; nginx passes them on
 //! as they came. Most come in Title-Case: only heads in which one does not are remembered, by the names of all their lines.
 
 use std::sync::Arc;
 
-use http::HeaderValue;
-
-/// The names in a head, in order, where hyper would write one of them otherwise.
+/// The names in a head, in order, where one of them would be written otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Spelling(Option<Arc<[Box<[u8]>]>>);
 
@@ -27,16 +25,6 @@ impl Spelling {
             }
         }
         if in_title_case { Self::default() } else { Self(Some(names(head).map(Box::from).collect())) }
-    }
-
-    /// As the value of a header. `None` if there is nothing to remember.
-    pub(crate) fn to_value(&self) -> Option<HeaderValue> {
-        HeaderValue::from_bytes(&self.0.as_ref()?.join(&b' ')).ok()
-    }
-
-    /// What [`Self::to_value`] made.
-    pub(crate) fn from_value(value: &[u8]) -> Self {
-        Self(Some(value.split(|byte| *byte == b' ').map(Box::from).collect()))
     }
 
     /// Writes the names in header lines as they were, in place. Of several lines of one name the first is written as the
@@ -69,7 +57,7 @@ fn names(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Whether hyper writes a name so: its first letter, and each after a hyphen, as a capital.
+/// Whether a name is written so: its first letter, and each after a hyphen, as a capital.
 pub(crate) fn is_title_case(name: &[u8]) -> bool {
     let mut after_hyphen = true;
     name.iter().all(|byte| {
@@ -86,7 +74,7 @@ mod tests {
     use super::{Spelling, is_title_case};
 
     #[test]
-    fn names_that_hyper_writes_so_need_not_be_remembered() {
+    fn names_in_title_case_need_not_be_remembered() {
         for name in ["Host", "X-Real-Ip", "A", "X-1a", "-A", "X--Y"] {
             assert!(is_title_case(name.as_bytes()), "{name}");
         }
@@ -99,13 +87,9 @@ mod tests {
 
     fn check(came: &str, goes: &str, expect: &str) {
         let spelling = Spelling::of_head(came.as_bytes());
-        let carried =
-            spelling.to_value().map_or_else(Spelling::default, |value| Spelling::from_value(value.as_bytes()));
-        for spelling in [spelling, carried] {
-            let mut head = goes.as_bytes().to_vec();
-            spelling.restore(&mut head);
-            assert_eq!(String::from_utf8(head).unwrap(), expect);
-        }
+        let mut head = goes.as_bytes().to_vec();
+        spelling.restore(&mut head);
+        assert_eq!(String::from_utf8(head).unwrap(), expect);
     }
 
     #[test]
@@ -154,7 +138,6 @@ mod tests {
         fn no_bytes_confuse_it(head in proptest::collection::vec(any::<u8>(), 0..99), mut other in proptest::collection::vec(any::<u8>(), 0..99)) {
             let length = other.len();
             Spelling::of_head(&head).restore(&mut other);
-            Spelling::from_value(&head).restore(&mut other);
             prop_assert_eq!(other.len(), length);
         }
     }

@@ -1,7 +1,10 @@
 //! The checks that a request's head must pass, and what is said of one that does not.
 
-use super::{Limits, framing::Framing};
-use crate::http1::spelling::{Spelling, is_title_case};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header};
+
+use super::{Head, Limits, RawTarget};
+use crate::http1::{decoder::Framing, spelling::Spelling};
 
 /// Why a request is refused. nginx, and so Kong, answers 400 to most; RFC 9112 section 3, 5 and 6 and RFC 9110 say
 /// what is wrong with each.
@@ -75,23 +78,15 @@ impl Refusal {
     }
 }
 
-/// A head that may be handed on.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Checked {
-    pub(super) framing: Framing,
-    /// The head to hand on in its place: without the headers whose names nginx ignores, and with those bytes of the
-    /// target percent-encoded that nginx takes as they are and hyper does not.
-    pub(super) rewritten: Option<Vec<u8>>,
-    pub(super) spelling: Spelling,
-}
-
 /// Length of the head at the front of `bytes`, its empty line included; `None` if it is not whole yet. The first
-/// `searched` bytes are known not to hold its end.
+/// `searched` bytes are known not to hold its end. A line without CR is an end too: nothing behind it is read.
 pub(super) fn find_end(bytes: &[u8], searched: usize, limits: &Limits) -> Result<Option<usize>, Refusal> {
-    let from = searched.saturating_sub(3);
-    let end = memchr::memmem::find(&bytes[from..], b"\r\n\r\n").map(|at| from + at + 4);
-    if end.is_none() && memchr::memmem::find(&bytes[from..], b"\n\n").is_some() {
-        return Err(Refusal::BareLineEnd);
+    let mut end = None;
+    for at in memchr::memchr_iter(b'\n', &bytes[searched..]).map(|at| searched + at) {
+        if !matches!(bytes[..at], [.., b'\r']) || matches!(bytes[..at], [.., b'\n', b'\r']) {
+            end = Some(at + 1);
+            break;
+        }
     }
     let seen = end.unwrap_or(bytes.len());
     if seen <= limits.line {
@@ -108,17 +103,16 @@ pub(super) fn find_end(bytes: &[u8], searched: usize, limits: &Limits) -> Result
     if seen > limits.head { Err(Refusal::HeadTooLarge) } else { Ok(end) }
 }
 
-/// Checks a whole head.
-pub(super) fn check(head: &[u8], limits: &Limits) -> Result<Checked, Refusal> {
+/// Checks a whole head, and reads it.
+pub(super) fn parse(head: &Bytes, limits: &Limits) -> Result<Head, Refusal> {
     let mut lines = Lines { head, at: 0 };
-    let Some((_, request_line)) = lines.next()? else { return Err(Refusal::BadRequestLine) };
-    let request = check_request_line(request_line)?;
+    let Some((_, line)) = lines.next()? else { return Err(Refusal::BadRequestLine) };
+    let request = parse_request_line(head, line).map_err(|why| blame(line, why))?;
 
-    // Offset and length of each line to leave out.
-    let mut dropped: Vec<(usize, usize)> = Vec::new();
-    let mut host: Option<&[u8]> = None;
+    let mut headers = HeaderMap::with_capacity(memchr::memchr_iter(b'\n', &head[lines.at..]).count());
     let mut length: Option<u64> = None;
     let mut chunked = false;
+    let mut expects_continue = false;
     let mut title_case = true;
     let mut count = 0;
     while let Some((start, line)) = lines.next()? {
@@ -126,65 +120,59 @@ pub(super) fn check(head: &[u8], limits: &Limits) -> Result<Checked, Refusal> {
         if count > limits.lines {
             return Err(Refusal::HeadTooLarge);
         }
-        let (name, value) = split_header(line)?;
-        match is_kept(name, limits.underscores)? {
-            Kept::Dropped => {
-                dropped.push((start, line.len() + 2));
-                continue;
-            }
-            Kept::Yes => {}
+        let (name, value) = parse_header(head, start, line).map_err(|why| blame(line, why))?;
+        let read = read_name(name, limits.underscores).map_err(|why| blame(line, why))?;
+        if !read.kept {
+            continue;
         }
-        title_case = title_case && is_title_case(name);
-        if name.eq_ignore_ascii_case(b"host") {
-            if host.replace(value).is_some() {
+        title_case &= read.title_case;
+        let name = HeaderName::from_bytes(name).map_err(|_| Refusal::BadHeaderName)?;
+        if name == header::HOST {
+            if headers.contains_key(header::HOST) {
                 return Err(Refusal::SeveralHosts);
             }
-        } else if name.eq_ignore_ascii_case(b"content-length") {
-            if length.replace(parse_length(value)?).is_some() {
+        } else if name == header::CONTENT_LENGTH {
+            if length.replace(parse_length(value.as_bytes())?).is_some() {
                 return Err(Refusal::SeveralLengths);
             }
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            if chunked || !value.eq_ignore_ascii_case(b"chunked") {
+        } else if name == header::TRANSFER_ENCODING {
+            if chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
                 return Err(Refusal::BadEncoding);
             }
             chunked = true;
+        } else if name == header::EXPECT {
+            expects_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
         }
+        headers.try_append(name, value).map_err(|_| Refusal::HeadTooLarge)?;
     }
-    match host {
-        Some(host) if !is_host(host) => return Err(Refusal::BadHost),
-        None if request.version == 1 => return Err(Refusal::MissingHost),
+    match headers.get(header::HOST) {
+        Some(host) if !is_host(host.as_bytes()) => return Err(Refusal::BadHost),
+        None if request.version == Version::HTTP_11 => return Err(Refusal::MissingHost),
         _ => {}
     }
     if chunked && length.is_some() {
         return Err(Refusal::LengthAndEncoding);
     }
-    if chunked && request.version == 0 {
+    if chunked && request.version == Version::HTTP_10 {
         return Err(Refusal::EncodingInHttp10);
     }
-    if request.refused_method {
-        return Err(Refusal::MethodNotAllowed);
-    }
-    let rewritten =
-        (request.encoded_line.is_some() || request.raw_target.is_some() || !dropped.is_empty()).then(|| {
-            let line = request.encoded_line.as_deref().unwrap_or(request_line);
-            let mut rewritten = Vec::with_capacity(head.len() + line.len());
-            rewritten.extend_from_slice(line);
-            if let Some(target) = &request.raw_target {
-                for part in [b"\r\n", RAW_TARGET.as_bytes(), b": ", target] {
-                    rewritten.extend_from_slice(part);
-                }
-            }
-            let mut at = request_line.len();
-            for (start, length) in dropped {
-                rewritten.extend_from_slice(&head[at..start]);
-                at = start + length;
-            }
-            rewritten.extend_from_slice(&head[at..]);
-            rewritten
-        });
-    let framing = if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) };
-    let spelling = if title_case { Spelling::default() } else { Spelling::of_head(head) };
-    Ok(Checked { framing, rewritten, spelling })
+    let Some((uri, raw_target)) = request.target else { return Err(Refusal::MethodNotAllowed) };
+    Ok(Head {
+        method: request.method,
+        uri,
+        version: request.version,
+        headers,
+        framing: if chunked { Framing::Chunked } else { Framing::Length(length.unwrap_or(0)) },
+        spelling: if title_case { Spelling::default() } else { Spelling::of_head(head) },
+        raw_target,
+        // HTTP/1.0 does not know it.
+        expects_continue: expects_continue && request.version == Version::HTTP_11,
+    })
+}
+
+/// Of a line with a CR in its middle it is that what is told: wherever it stands, it is refused.
+fn blame(line: &[u8], why: Refusal) -> Refusal {
+    if line.contains(&b'\r') { Refusal::BareLineEnd } else { why }
 }
 
 /// The lines of a head, up to its empty one, each with its offset.
@@ -197,78 +185,70 @@ impl<'a> Lines<'a> {
     fn next(&mut self) -> Result<Option<(usize, &'a [u8])>, Refusal> {
         let start = self.at;
         let rest = &self.head[start..];
-        let Some(end) = memchr::memchr2(b'\n', b'\r', rest) else { return Ok(None) };
-        if rest[end] != b'\r' || rest.get(end + 1) != Some(&b'\n') {
-            return Err(Refusal::BareLineEnd);
-        }
-        self.at = start + end + 2;
-        Ok((end > 0).then_some((start, &rest[..end])))
+        let Some(end) = memchr::memchr(b'\n', rest) else { return Ok(None) };
+        self.at = start + end + 1;
+        let line = rest[..end].strip_suffix(b"\r").ok_or(Refusal::BareLineEnd)?;
+        Ok((!line.is_empty()).then_some((start, line)))
     }
 }
 
 struct RequestLine {
-    /// The minor version of HTTP/1.
-    version: u8,
-    refused_method: bool,
-    /// The line with its target percent-encoded, where hyper would not take it as it is.
-    encoded_line: Option<Vec<u8>>,
-    /// Path and query as they came, where hyper will tell of others: it knows no fragment.
-    raw_target: Option<Vec<u8>>,
+    method: Method,
+    version: Version,
+    /// And as it came, where the URI is another. `None` for methods that are refused.
+    target: Option<(Uri, Option<RawTarget>)>,
 }
 
-/// The header in which the head carries path and query as they came, where hyper would lose them. No client can send
-/// a header of this name: it is one of those that nginx ignores.
-pub(crate) const RAW_TARGET: &str = "!raw-target";
-
-fn check_request_line(line: &[u8]) -> Result<RequestLine, Refusal> {
-    let mut parts = line.split(|byte| *byte == b' ');
-    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(Refusal::BadRequestLine);
-    };
+fn parse_request_line(head: &Bytes, line: &[u8]) -> Result<RequestLine, Refusal> {
+    let method_end = memchr::memchr(b' ', line).ok_or(Refusal::BadRequestLine)?;
+    let (method, rest) = (&line[..method_end], &line[method_end + 1..]);
+    let target_end = memchr::memchr(b' ', rest).ok_or(Refusal::BadRequestLine)?;
+    let (target, version) = (&rest[..target_end], &rest[target_end + 1..]);
     if method.is_empty() || !method.iter().all(|byte| matches!(byte, b'A'..=b'Z' | b'_' | b'-')) {
         return Err(Refusal::BadRequestLine);
     }
     if target.is_empty() || target.iter().any(|byte| *byte < 0x21 || *byte == 0x7f) {
         return Err(Refusal::BadRequestLine);
     }
-    let minor = match version {
-        b"HTTP/1.1" => 1,
-        b"HTTP/1.0" => 0,
+    let version = match version {
+        b"HTTP/1.1" => Version::HTTP_11,
+        b"HTTP/1.0" => Version::HTTP_10,
         [b'H', b'T', b'T', b'P', b'/', major, b'.', b'0'..=b'9'] if major.is_ascii_digit() => {
             return Err(Refusal::UnsupportedVersion);
         }
         _ => return Err(Refusal::BadRequestLine),
     };
-    let refused_method = method == b"TRACE" || method == b"CONNECT";
+    let method = Method::from_bytes(method).map_err(|_| Refusal::BadRequestLine)?;
+    if method == Method::TRACE || method == Method::CONNECT {
+        return Ok(RequestLine { method, version, target: None });
+    }
     let absolute = |scheme: &[u8]| target.len() > scheme.len() && target[..scheme.len()].eq_ignore_ascii_case(scheme);
-    if !refused_method && target[0] != b'/' && !absolute(b"http://") && !absolute(b"https://") {
+    if target[0] != b'/' && !absolute(b"http://") && !absolute(b"https://") {
         return Err(Refusal::BadRequestLine);
     }
-    if refused_method || http::Uri::try_from(target).is_ok() {
-        let raw_target = target.contains(&b'#').then(|| path_and_query(target).to_vec());
-        return Ok(RequestLine { version: minor, refused_method, encoded_line: None, raw_target });
-    }
-    let encoded = encode(target);
-    if http::Uri::try_from(encoded.as_slice()).is_err() {
-        return Err(Refusal::BadRequestLine);
-    }
-    let encoded_line = Some([method, b" ", &encoded, b" ", version].concat());
-    let raw_target = Some(path_and_query(target).to_vec());
-    Ok(RequestLine { version: minor, refused_method, encoded_line, raw_target })
+    let at = method_end + 1;
+    let target = head.slice(at..at + target_end);
+    let target = match Uri::from_maybe_shared(target.clone()) {
+        Ok(uri) => (uri, target.contains(&b'#').then(|| raw(&target))),
+        Err(_) => {
+            let uri = Uri::from_maybe_shared(Bytes::from(encode(&target))).map_err(|_| Refusal::BadRequestLine)?;
+            (uri, Some(raw(&target)))
+        }
+    };
+    Ok(RequestLine { method, version, target: Some(target) })
 }
 
-/// A target without scheme and host: nginx's `$request_uri`.
-fn path_and_query(target: &[u8]) -> &[u8] {
+/// A target without scheme and host.
+fn raw(target: &Bytes) -> RawTarget {
     if target.first() == Some(&b'/') {
-        return target;
+        return RawTarget(target.clone());
     }
     let authority = memchr::memmem::find(target, b"://").map_or(0, |at| at + 3);
     let end = target[authority..].iter().position(|byte| matches!(byte, b'/' | b'?' | b'#'));
-    match end.map(|at| &target[authority + at..]) {
-        Some(rest) if rest.first() == Some(&b'/') => rest,
-        _ => b"/",
-    }
+    RawTarget(match end.map(|at| authority + at) {
+        Some(at) if target[at] == b'/' => target.slice(at..),
+        _ => Bytes::from_static(b"/"),
+    })
 }
 
 /// Percent-encodes what a URI may not hold (RFC 3986, 2), and browsers and scripts send all the same.
@@ -285,37 +265,53 @@ fn encode(target: &[u8]) -> Vec<u8> {
     encoded
 }
 
-fn split_header(line: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
+/// Name and value of a header line that begins at `start`.
+fn parse_header<'a>(head: &Bytes, start: usize, line: &'a [u8]) -> Result<(&'a [u8], HeaderValue), Refusal> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Refusal::FoldedHeader);
     }
     let Some(colon) = memchr::memchr(b':', line) else { return Err(Refusal::BadHeaderName) };
-    let value = line[colon + 1..].trim_ascii();
-    if value.iter().any(|byte| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f) {
-        return Err(Refusal::ControlByte);
-    }
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let value = &line[colon + 1..];
+    let before = value.iter().take_while(|byte| is_space(byte)).count();
+    let value = &value[before..];
+    let length = value.len() - value.iter().rev().take_while(|byte| is_space(byte)).count();
+    let at = start + colon + 1 + before;
+    // It takes no control bytes but tabs.
+    let value = HeaderValue::from_maybe_shared(head.slice(at..at + length)).map_err(|_| Refusal::ControlByte)?;
     Ok((&line[..colon], value))
 }
 
-pub(crate) enum Kept {
-    Yes,
-    Dropped,
+/// What is to be known of a header's name.
+struct Name {
+    /// False for those that nginx ignores.
+    kept: bool,
+    title_case: bool,
 }
 
-pub(crate) fn is_kept(name: &[u8], underscores: bool) -> Result<Kept, Refusal> {
+fn read_name(name: &[u8], underscores: bool) -> Result<Name, Refusal> {
     if name.is_empty() {
         return Err(Refusal::BadHeaderName);
     }
-    let mut kept = Kept::Yes;
+    let mut read = Name { kept: true, title_case: true };
+    let mut after_hyphen = true;
     for byte in name {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' => {}
+            b'a'..=b'z' => read.title_case &= !after_hyphen,
+            b'A'..=b'Z' => read.title_case &= after_hyphen,
+            b'0'..=b'9' | b'-' => {}
             b'_' if underscores => {}
             0..=0x20 | 0x7f => return Err(Refusal::BadHeaderName),
-            _ => kept = Kept::Dropped,
+            _ => read.kept = false,
         }
+        after_hyphen = *byte == b'-';
     }
-    Ok(kept)
+    Ok(read)
+}
+
+/// Whether nginx takes a header of this name.
+pub(crate) fn is_kept(name: &[u8], underscores: bool) -> bool {
+    read_name(name, underscores).is_ok_and(|name| name.kept)
 }
 
 fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
@@ -323,7 +319,7 @@ fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
         return Err(Refusal::BadLength);
     }
     let length = std::str::from_utf8(value).ok().and_then(|digits| digits.parse::<u64>().ok());
-    // No body is as long as that; hyper keeps the highest values for its own use.
+    // No body is as long as that.
     length.filter(|length| *length <= i64::MAX as u64).ok_or(Refusal::BadLength)
 }
 

@@ -433,7 +433,7 @@ async fn body(flight: &mut Flight) -> std::io::Result<(UpstreamRequestBody, Prog
         }
         RequestBody::Unread => match flight.incoming.take() {
             Some(incoming) => UpstreamRequestBody::Client(
-                ClientRequestBody::new(incoming, flight.connection.http2, &flight.profile.settings.http),
+                ClientRequestBody::new(incoming, &flight.profile.settings.http),
                 progress.clone(),
             ),
             None => UpstreamRequestBody::Empty,
