@@ -41,7 +41,8 @@ pub(crate) struct Pool {
 
 #[derive(Default)]
 struct Kept {
-    idle: RefCell<HashMap<Key, Vec<Idle>>>,
+    /// Twice a request: the standard library's hash takes longer than the rest of it.
+    idle: RefCell<HashMap<Key, Vec<Idle>, foldhash::fast::RandomState>>,
     http2: Connections,
 }
 
