@@ -4,6 +4,7 @@
 
 use std::{
     borrow::Cow,
+    fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -388,11 +389,17 @@ pub struct UpstreamChoice {
     pub write_timeout: u32,
     pub read_timeout: u32,
     pub tls_verify: Option<bool>,
-    /// The headers that tell of the way here (`x_forwarded_for`, `via`), by the names of their variables, as they are
-    /// since the request was routed.
-    pub hop_headers: Vec<(&'static str, String)>,
+    /// The headers that tell of the way here, as they are since the request was routed.
+    pub hop_headers: Option<Arc<dyn HopHeaders>>,
     /// The address that was used in the end, and how many tries it took.
     pub tries: Vec<Try>,
+}
+
+/// The headers that tell of the way here, as the request goes upstream with them.
+pub trait HopHeaders: fmt::Debug + Send + Sync {
+    /// The value of nginx's variable, whose name is given without its `upstream_`: `x_forwarded_for`, `via`. Empty where
+    /// there is none.
+    fn variable(&self, name: &str) -> &str;
 }
 
 /// One attempt at a target.

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::LazyLock};
 
 use silverback_model::Phase;
-use silverback_protocol::{Call, Return, Value};
+use silverback_protocol::{Call, Return, Value, hash::OfKnownKeys};
 
 use crate::{
     Caller, Exchange, Outcome,
@@ -133,14 +133,14 @@ impl PhaseRule {
 }
 
 /// All functions by name.
-static TABLE: LazyLock<HashMap<&'static str, &'static Function>> =
+static TABLE: LazyLock<HashMap<&'static str, &'static Function, OfKnownKeys>> =
     LazyLock::new(|| functions::all().map(|function| (function.name, function)).collect());
 
 /// Makes a PDK call on behalf of a plugin, with Kong's checks of phase and arguments.
 ///
 /// Names are split on word characters as in Kong: `kong.request..get_path` works.
 pub fn call(exchange: &mut Exchange, caller: &Caller, call: &Call) -> Outcome {
-    let function = match TABLE.get(call.method.as_str()) {
+    let function = match TABLE.get(&*call.method) {
         Some(function) => Some(*function),
         None => TABLE.get(canonical(&call.method).as_str()).copied(),
     };

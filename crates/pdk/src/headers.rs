@@ -346,11 +346,6 @@ fn show(name: &Value) -> String {
     String::from_utf8_lossy(&lua::to_text(name)).into_owned()
 }
 
-/// Whether this is a header that a plugin cannot set in an answer.
-pub(crate) fn is_transfer_encoding(name: &[u8]) -> bool {
-    name.eq_ignore_ascii_case(b"transfer-encoding") || name.eq_ignore_ascii_case(b"transfer_encoding")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -190,5 +190,5 @@ pub fn caller() -> Caller {
 
 /// Makes a call as a plugin does.
 pub fn call(exchange: &mut Exchange, method: &str, args: &[Value]) -> Outcome {
-    crate::call(exchange, &caller(), &Call { method: method.to_owned(), args: args.to_vec() })
+    crate::call(exchange, &caller(), &Call { method: method.to_owned().into(), args: args.to_vec() })
 }

@@ -269,9 +269,9 @@ fn upstream<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
         | "upstream_connection"
             if exchange.subsystem == Subsystem::Http =>
         {
-            let sent = choice.hop_headers.iter().find(|(known, _)| name.strip_prefix("upstream_") == Some(*known));
+            let name = name.strip_prefix("upstream_").unwrap_or_default();
             // Empty until the request is routed.
-            borrowed(sent.map_or("", |(_, value)| value))
+            borrowed(choice.hop_headers.as_ref().map_or("", |sent| sent.variable(name)))
         }
         "kong_proxy_mode" => borrowed(match () {
             () if choice.scheme.starts_with("grpc") => "grpc",

@@ -75,7 +75,7 @@ struct KeyAuth<'a> {
 
 impl KeyAuth<'_> {
     fn call(&mut self, method: &str, args: Vec<Value>) -> Outcome {
-        silverback_pdk::call(self.exchange, self.caller, &Call { method: method.to_owned(), args })
+        silverback_pdk::call(self.exchange, self.caller, &Call { method: method.to_owned().into(), args })
     }
 
     /// Makes a call that gives nothing back.

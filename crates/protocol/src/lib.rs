@@ -3,7 +3,10 @@
 //!
 //! Sans-io: decoders take bytes from a buffer that somebody else fills, encoders append to one.
 
+use std::borrow::Cow;
+
 pub mod dump;
+pub mod hash;
 pub mod lua;
 pub mod method;
 pub mod msgpack;
@@ -16,7 +19,7 @@ pub use value::Value;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Call {
     /// `kong.request.get_path`, as the plugin wrote it.
-    pub method: String,
+    pub method: Cow<'static, str>,
     pub args: Vec<Value>,
 }
 

@@ -1,5 +1,9 @@
 //! The PDK methods of the wire schema, generated from it, and how MessagePack servers want some results.
 
+use std::{collections::HashMap, sync::LazyLock};
+
+use crate::hash::OfKnownKeys;
+
 /// A message of the schema that is a method's input or output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
@@ -38,11 +42,13 @@ pub struct Method {
 /// Sorted by name; written by `build.rs` from the service of the wire schema.
 static METHODS: &[(&str, Message, Message)] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
+static BY_NAME: LazyLock<HashMap<&'static [u8], Method, OfKnownKeys>> =
+    LazyLock::new(|| Method::all().map(|method| (method.name.as_bytes(), method)).collect());
+
 impl Method {
     /// The method of this name, if the schema has it.
     pub fn by_name(name: &[u8]) -> Option<Self> {
-        let at = METHODS.binary_search_by(|(other, ..)| other.as_bytes().cmp(name)).ok()?;
-        METHODS.get(at).map(|(name, input, output)| Self { name, input: *input, output: *output })
+        BY_NAME.get(name).copied()
     }
 
     /// All methods, sorted by name.

@@ -235,7 +235,7 @@ pub fn decode_call(name: &[u8], args: Bytes) -> Result<(Call, Method), Error> {
     let method = Method::by_name(name)
         .ok_or_else(|| Error::UnknownMethod { name: String::from_utf8_lossy(name).chars().take(200).collect() })?;
     let args = args::decode(method.input, args)?;
-    Ok((Call { method: method.name.to_owned(), args }, method))
+    Ok((Call { method: method.name.into(), args }, method))
 }
 
 /// Appends the result of a PDK call as a frame: the method's output message.

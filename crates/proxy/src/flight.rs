@@ -282,14 +282,19 @@ impl Flight {
         self.upgrade
     }
 
+    /// Whether a plugin looks back at the request when it is over.
+    fn logs(&self) -> bool {
+        self.collected.iter().any(|configured| configured.phases.contains(Phase::Log))
+    }
+
     /// Whether anybody looks at the answer's head after it has gone.
     pub(crate) fn keeps_head(&self) -> bool {
-        !self.collected.is_empty() || self.profile.access_log.reads_response_headers()
+        self.logs() || self.profile.access_log.reads_response_headers()
     }
 
     /// The same of the upstream's own head.
     pub(crate) fn keeps_upstream_head(&self) -> bool {
-        !self.collected.is_empty() || self.profile.access_log.reads_upstream_headers()
+        self.logs() || self.profile.access_log.reads_upstream_headers()
     }
 
     /// Writes a line to the error log, with the request that it is about.

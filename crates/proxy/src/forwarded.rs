@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use silverback_model::Protocol;
 use silverback_pdk::{
     Exchange, address,
-    exchange::{HttpVersion, RequestBody},
+    exchange::{HopHeaders, HttpVersion, RequestBody},
 };
 
 use crate::{
@@ -59,11 +59,15 @@ pub(crate) struct Forwarded {
     /// `X-Forwarded-For` and `Via`, with this hop added.
     hops: String,
     via: Cow<'static, str>,
+    /// The client takes trailers.
+    trailers: bool,
+    /// It asks for a WebSocket.
+    upgrade: bool,
 }
 
 impl Forwarded {
-    /// `prefix` is the part of the path that the route takes away.
-    pub(crate) fn of(exchange: &Exchange, prefix: Option<&str>) -> Self {
+    /// `prefix` is the part of the path that the route takes away; `upgrade`: a WebSocket was asked for.
+    pub(crate) fn of(exchange: &Exchange, prefix: Option<&str>, upgrade: bool) -> Self {
         let headers = &exchange.request.headers;
         // What only a trusted peer may say.
         let is_trusted = is_trusted(exchange);
@@ -72,11 +76,12 @@ impl Forwarded {
             Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
         let own = own_via(exchange.request.version);
-        // Hardly any client says these: to look at all names takes less than to look both up.
-        let (mut names_hops, mut names_via) = (false, false);
+        // Hardly any client says these: to look at all names takes less than to look two up.
+        let (mut names_hops, mut names_via, mut names_te) = (false, false, false);
         for name in headers.keys() {
             names_hops |= *name == X_FORWARDED_FOR;
             names_via |= *name == header::VIA;
+            names_te |= *name == header::TE;
         }
         let raw_uri = &exchange.request.raw_uri;
         let path = || memchr::memchr(b'?', raw_uri.as_bytes()).map_or(&**raw_uri, |end| &raw_uri[..end]).to_owned();
@@ -94,26 +99,28 @@ impl Forwarded {
                 Some(via) => Cow::Owned(format!("{via}, {own}")),
                 None => Cow::Borrowed(own),
             },
+            trailers: names_te && asks_for_trailers(headers),
+            upgrade,
         }
     }
 }
 
-impl Forwarded {
-    /// The same as variables of nginx, without their `upstream_`.
-    pub(crate) fn variables(&self, exchange: &Exchange, upgrade: bool) -> Vec<(&'static str, String)> {
-        let te = if asks_for_trailers(&exchange.request.headers) { "trailers" } else { "" };
-        vec![
-            ("x_forwarded_for", self.hops.clone()),
-            ("x_forwarded_proto", self.proto.clone().into_owned()),
-            ("x_forwarded_host", self.host.clone()),
-            ("x_forwarded_port", self.port.clone()),
-            ("x_forwarded_path", self.path.clone()),
-            ("x_forwarded_prefix", self.prefix.clone().unwrap_or_default()),
-            ("via", self.via.clone().into_owned()),
-            ("te", te.to_owned()),
-            ("upgrade", if upgrade { "websocket" } else { "" }.to_owned()),
-            ("connection", if upgrade { "keep-alive, Upgrade" } else { "keep-alive" }.to_owned()),
-        ]
+impl HopHeaders for Forwarded {
+    fn variable(&self, name: &str) -> &str {
+        match name {
+            "x_forwarded_for" => &self.hops,
+            "x_forwarded_proto" => &self.proto,
+            "x_forwarded_host" => &self.host,
+            "x_forwarded_port" => &self.port,
+            "x_forwarded_path" => &self.path,
+            "x_forwarded_prefix" => self.prefix.as_deref().unwrap_or_default(),
+            "via" => &self.via,
+            "te" if self.trailers => "trailers",
+            "upgrade" if self.upgrade => "websocket",
+            "connection" if self.upgrade => "keep-alive, Upgrade",
+            "connection" => "keep-alive",
+            _ => "",
+        }
     }
 }
 

@@ -1,17 +1,13 @@
 //! A configuration in the form in which requests use it: router, plugin table, upstreams, certificates. Built whole
 //! by one writer, published whole, never changed.
 
-use std::{
-    collections::HashMap,
-    hash::{BuildHasherDefault, Hasher},
-    io,
-    sync::Arc,
-};
+use std::{collections::HashMap, io, sync::Arc};
 
 use silverback_config::{Settings, settings::Dns};
 use silverback_model::{Catalogue, Directory, Id, Route, Service, Snapshot};
 use silverback_pdk::exchange::Subsystem;
 use silverback_plugin_host::{Fleet, Host};
+use silverback_protocol::hash::OfKnownKeys;
 use silverback_router::{Router, StreamRouter};
 
 use crate::{
@@ -30,7 +26,7 @@ pub struct Generation {
     pub(crate) plugins: PluginTable,
     pub(crate) stream_plugins: PluginTable,
     /// What each route needs, by its id.
-    routes: HashMap<Id, Arc<RouteEntry>, BuildHasherDefault<IdHasher>>,
+    routes: HashMap<Id, Arc<RouteEntry>, OfKnownKeys>,
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) server_tls: ServerTls,
@@ -47,32 +43,6 @@ pub(crate) struct RouteEntry {
     pub(crate) route: Arc<Route>,
     pub(crate) service: Option<Arc<Service>>,
     pub(crate) plugins: RoutePlugins,
-}
-
-/// Hashes ids, which are as good as random. Whoever chooses them configures the gateway, and gains nothing by collisions.
-#[derive(Default)]
-struct IdHasher(u64);
-
-impl Hasher for IdHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks_exact(8) {
-            self.write_u64(u64::from_ne_bytes(chunk.try_into().unwrap_or_default()));
-        }
-    }
-
-    fn write_u64(&mut self, part: u64) {
-        // An odd number with its bits well spread (2^64 divided by the golden ratio): ids that only count up differ in the
-        // upper bits too then.
-        self.0 = (self.0.rotate_left(32) ^ part).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn write_usize(&mut self, _: usize) {
-        // All are of one length.
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }
 
 /// Why a snapshot is not put in force.

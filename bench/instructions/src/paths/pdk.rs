@@ -49,7 +49,7 @@ pub(super) fn paths() -> Vec<HotPath> {
 
 fn function(name: &'static str, phase: Phase, args: Vec<Value>) -> HotPath {
     let (mut exchange, caller) = (exchange(phase), testing::caller());
-    let call_it = Call { method: name.to_owned(), args };
+    let call_it = Call { method: name.to_owned().into(), args };
     let outcome = call(&mut exchange, &caller, &call_it);
     let is_right = match &outcome {
         Outcome::Done(result) => result.error.is_none(),

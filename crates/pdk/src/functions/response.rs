@@ -242,12 +242,21 @@ fn put(
     value: &Value,
     target: Option<&mut HeaderMap>,
 ) -> Result<(), String> {
-    if headers::is_transfer_encoding(name) {
+    answer_name(name).map_or(Ok(()), |name| put_named(exchange, caller, &name, value, target))
+}
+
+fn put_named(
+    exchange: &mut Exchange,
+    caller: &Caller,
+    name: &HeaderName,
+    value: &Value,
+    target: Option<&mut HeaderMap>,
+) -> Result<(), String> {
+    if *name == header::TRANSFER_ENCODING {
         warn(exchange, caller, TRANSFER_ENCODING_IGNORED);
         return Ok(());
     }
-    let Some(name) = answer_name(name) else { return Ok(()) };
-    headers::set(target.unwrap_or(&mut exchange.response.headers), &name, headers::values(value), Side::Answer)
+    headers::set(target.unwrap_or(&mut exchange.response.headers), name, headers::values(value), Side::Answer)
 }
 
 fn warn(exchange: &Exchange, caller: &Caller, message: &str) {
@@ -259,8 +268,11 @@ fn set_header(exchange: &mut Exchange, caller: &Caller, args: &[Value]) -> Outco
         not_sent(exchange)?;
         let (name, value) = (argument(args, 0), argument(args, 1));
         headers::check(name, value)?;
-        headers::room(&exchange.response.headers, named(name, value), Change::Set)?;
-        put(exchange, caller, name.as_bytes().map(AsRef::as_ref).unwrap_or_default(), value, None)?;
+        let named = named(name, value);
+        headers::room(&exchange.response.headers, named.clone(), Change::Set)?;
+        if let Some((name, value)) = named {
+            put_named(exchange, caller, &name, value, None)?;
+        }
         Ok(Outcome::nothing())
     })())
 }

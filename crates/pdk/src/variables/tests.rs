@@ -1,5 +1,10 @@
+use std::sync::Arc;
+
 use super::*;
-use crate::testing::{exchange, http_exchange};
+use crate::{
+    exchange::HopHeaders,
+    testing::{exchange, http_exchange},
+};
 
 #[test]
 fn variables_of_a_request() {
@@ -44,6 +49,15 @@ fn variables_of_a_request() {
     assert_eq!(variable(&exchange, "binary_remote_addr").as_deref(), Some(&[10, 0, 0, 9][..]));
 }
 
+#[derive(Debug)]
+struct OneHop;
+
+impl HopHeaders for OneHop {
+    fn variable(&self, name: &str) -> &str {
+        if name == "x_forwarded_for" { "192.0.2.1" } else { "" }
+    }
+}
+
 #[test]
 fn headers_of_the_way_here_are_empty_until_the_request_is_routed() {
     let mut exchange = exchange();
@@ -51,7 +65,7 @@ fn headers_of_the_way_here_are_empty_until_the_request_is_routed() {
     for name in ["upstream_x_forwarded_for", "upstream_x_forwarded_path", "upstream_via", "upstream_te"] {
         assert_eq!(value(&exchange, name).as_deref(), Some(&b""[..]), "{name}");
     }
-    exchange.upstream.hop_headers = vec![("x_forwarded_for", "192.0.2.1".to_owned())];
+    exchange.upstream.hop_headers = Some(Arc::new(OneHop));
     assert_eq!(value(&exchange, "upstream_x_forwarded_for").as_deref(), Some(&b"192.0.2.1"[..]));
     assert_eq!(value(&exchange, "upstream_via").as_deref(), Some(&b""[..]));
 }

@@ -21,23 +21,35 @@ pub(super) struct Clock<'a, 's> {
     whole: Duration,
     /// What was added for a large result.
     added: Duration,
+    /// How often something was done since the deadline was looked at.
+    unseen: u8,
     turn: &'a mut Turn<'s>,
 }
 
 impl<'a, 's> Clock<'a, 's> {
     pub(super) const fn new(sleep: Pin<&'a mut Sleep>, whole: Duration, turn: &'a mut Turn<'s>) -> Self {
-        Self { sleep, whole, added: Duration::ZERO, turn }
+        Self { sleep, whole, added: Duration::ZERO, unseen: 0, turn }
     }
 
     /// Waits for something that the server must do; `None` when the deadline comes first.
     pub(super) async fn limit<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        /// How often what is done at once may be done without a look at the deadline: a server that sends without end must
+        /// not keep it from being looked at.
+        const UNSEEN: u8 = 8;
         let mut work = pin!(work);
         poll_fn(|context| {
-            // the deadline first: a server that sends without end must not keep it from being looked at
+            if self.unseen < UNSEEN
+                && let Poll::Ready(done) = work.as_mut().poll(context)
+            {
+                self.unseen += 1;
+                return Poll::Ready(Some(done));
+            }
+            let looked_at_work = self.unseen < UNSEEN;
+            self.unseen = 0;
             if self.sleep.as_mut().poll(context).is_ready() {
                 return Poll::Ready(None);
             }
-            work.as_mut().poll(context).map(Some)
+            if looked_at_work { Poll::Pending } else { work.as_mut().poll(context).map(Some) }
         })
         .await
     }

@@ -51,7 +51,7 @@ fn map(fields: &[(&str, Value)]) -> Value {
 
 fn answer(call: &Call) -> Value {
     let list = |items: &[&str]| Value::List(items.iter().map(|item| Value::from(*item)).collect());
-    match call.method.as_str() {
+    match &*call.method {
         "kong.request.get_header" if call.args[0].as_str() == Some("host") => "example.test".into(),
         "kong.request.get_headers" => map(&[("host", "example.test".into()), ("x-two", list(&["1", "2"]))]),
         "kong.request.get_query" => map(&[("a", "1".into()), ("flag", true.into())]),

@@ -270,7 +270,7 @@ impl Script {
     }
 
     pub(crate) fn methods(&self) -> Vec<&str> {
-        self.calls.iter().map(|call| call.method.as_str()).collect()
+        self.calls.iter().map(|call| &*call.method).collect()
     }
 }
 

@@ -237,7 +237,7 @@ impl Next {
                     single => vec![single],
                 };
                 let terminal = is_terminal(&method);
-                Ok(Self::Call { event, call: Call { method, args }, terminal })
+                Ok(Self::Call { event, call: Call { method: method.into(), args }, terminal })
             }
             None => Err(Error::NotRpc("the result of an event has no Data")),
         }

@@ -32,7 +32,7 @@ impl Flight {
 
     /// Finds the route, and what the request becomes by it. `None` when there is none, or the request may not use
     /// it as it came: the answer is set then.
-    pub(super) fn route(&mut self, generation: &Generation) -> Option<(Arc<RouteEntry>, Forwarded)> {
+    pub(super) fn route(&mut self, generation: &Generation) -> Option<(Arc<RouteEntry>, Arc<Forwarded>)> {
         let request = &self.exchange.request;
         let raw_path =
             memchr::memchr(b'?', request.raw_uri.as_bytes()).map_or(&*request.raw_uri, |end| &request.raw_uri[..end]);
@@ -73,7 +73,7 @@ impl Flight {
             named_captures,
         });
         let prefix = self.exchange.matched.as_ref().and_then(|matched| matched.prefix.as_deref());
-        let forwarded = Forwarded::of(&self.exchange, prefix);
+        let forwarded = Arc::new(Forwarded::of(&self.exchange, prefix, self.is_upgrade()));
         let content_type = || self.exchange.request.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
         if let Some(refusal) = router::refusal(&entry.route, &forwarded.proto, content_type, self.connection.http2) {
             self.refuse_protocol(refusal, &forwarded);
@@ -81,7 +81,7 @@ impl Flight {
         }
         forwarded::choose_upstream(&mut self.exchange, &entry, upstream_path);
         if entry.plugins.len() > 0 || self.profile.access_log.reads_upstream_headers() {
-            self.exchange.upstream.hop_headers = forwarded.variables(&self.exchange, self.is_upgrade());
+            self.exchange.upstream.hop_headers = Some(Arc::<Forwarded>::clone(&forwarded));
         }
         Some((entry, forwarded))
     }

@@ -138,7 +138,7 @@ fn raw_bodies() {
     assert_eq!(raw(exchange, "[5000]"), Outcome::Need(Need::RequestBodyInMemory));
     assert_eq!(raw(exchange, "[100]"), Outcome::raise("request body file too big: 3000 > 100"));
     let go = Caller { plugin_name: "go".to_owned(), plugin_id: Id::nil(), takes_body_files: true };
-    let question = Call { method: "kong.request.get_raw_body".to_owned(), args: Vec::new() };
+    let question = Call { method: "kong.request.get_raw_body".into(), args: Vec::new() };
     assert_eq!(
         crate::call(exchange, &go, &question),
         Outcome::value(Value::Map(vec![("body_filepath".to_owned(), "/spool/1".into())]))
