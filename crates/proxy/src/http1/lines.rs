@@ -5,6 +5,7 @@ use http::HeaderMap;
 
 /// Writes a header line, its name in Title-Case, or as Kong spells it.
 pub(crate) fn put(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.reserve(name.len() + value.len() + 4);
     put_name(out, name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
@@ -26,12 +27,14 @@ fn put_name(out: &mut Vec<u8>, name: &str) {
         "x-consumer-id" => "X-Consumer-ID",
         "x-consumer-custom-id" => "X-Consumer-Custom-ID",
         _ => {
-            let mut after_hyphen = true;
-            out.extend(name.bytes().map(|byte| {
-                let written = if after_hyphen { byte.to_ascii_uppercase() } else { byte };
-                after_hyphen = byte == b'-';
-                written
-            }));
+            let begin = out.len();
+            out.extend_from_slice(name.as_bytes());
+            let mut rest = &mut out[begin..];
+            while let Some(first) = rest.first_mut() {
+                first.make_ascii_uppercase();
+                let Some(hyphen) = rest.iter().position(|byte| *byte == b'-') else { break };
+                rest = &mut rest[hyphen + 1..];
+            }
             return;
         }
     };
@@ -45,14 +48,15 @@ mod tests {
     #[test]
     fn names_are_written_as_kong_writes_them() {
         let mut headers = HeaderMap::new();
-        for name in ["x-real-ip", "x-kong-request-id", "te", "x-consumer-custom-id", "etag", "x-a", "x-a"] {
+        for name in ["x-real-ip", "x-kong-request-id", "te", "x-consumer-custom-id", "etag", "x-a", "x-a", "-a--b-"] {
             headers.append(name, HeaderValue::from_static("1"));
         }
         let mut out = Vec::new();
         super::put_all(&mut out, &headers);
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "X-Real-IP: 1\r\nX-Kong-Request-Id: 1\r\nTE: 1\r\nX-Consumer-Custom-ID: 1\r\nEtag: 1\r\nX-A: 1\r\nX-A: 1\r\n"
+            "X-Real-IP: 1\r\nX-Kong-Request-Id: 1\r\nTE: 1\r\nX-Consumer-Custom-ID: 1\r\nEtag: 1\r\nX-A: 1\r\nX-A: 1\r\n\
+             -A--B-: 1\r\n"
         );
     }
 }

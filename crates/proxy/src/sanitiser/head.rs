@@ -109,7 +109,9 @@ pub(super) fn parse(head: &Bytes, limits: &Limits) -> Result<Head, Refusal> {
     let Some((_, line)) = lines.next()? else { return Err(Refusal::BadRequestLine) };
     let request = parse_request_line(head, line).map_err(|why| blame(line, why))?;
 
-    let mut headers = HeaderMap::with_capacity(memchr::memchr_iter(b'\n', &head[lines.at..]).count());
+    // Few lines are shorter than that with all that is in a head.
+    let mut headers = HeaderMap::with_capacity(head.len() / 32 + 1);
+    let mut host: Option<bool> = None;
     let mut length: Option<u64> = None;
     let mut chunked = false;
     let mut expects_continue = false;
@@ -120,15 +122,14 @@ pub(super) fn parse(head: &Bytes, limits: &Limits) -> Result<Head, Refusal> {
         if count > limits.lines {
             return Err(Refusal::HeadTooLarge);
         }
-        let (name, value) = parse_header(head, start, line).map_err(|why| blame(line, why))?;
-        let read = read_name(name, limits.underscores).map_err(|why| blame(line, why))?;
-        if !read.kept {
+        let (name, value) = parse_header(head, start, line, limits).map_err(|why| blame(line, why))?;
+        if !name.kept {
             continue;
         }
-        title_case &= read.title_case;
-        let name = HeaderName::from_bytes(name).map_err(|_| Refusal::BadHeaderName)?;
+        title_case &= name.title_case;
+        let name = HeaderName::from_bytes(&line[..name.length]).map_err(|_| Refusal::BadHeaderName)?;
         if name == header::HOST {
-            if headers.contains_key(header::HOST) {
+            if host.replace(is_host(value.as_bytes())).is_some() {
                 return Err(Refusal::SeveralHosts);
             }
         } else if name == header::CONTENT_LENGTH {
@@ -145,8 +146,8 @@ pub(super) fn parse(head: &Bytes, limits: &Limits) -> Result<Head, Refusal> {
         }
         headers.try_append(name, value).map_err(|_| Refusal::HeadTooLarge)?;
     }
-    match headers.get(header::HOST) {
-        Some(host) if !is_host(host.as_bytes()) => return Err(Refusal::BadHost),
+    match host {
+        Some(false) => return Err(Refusal::BadHost),
         None if request.version == Version::HTTP_11 => return Err(Refusal::MissingHost),
         _ => {}
     }
@@ -200,14 +201,14 @@ struct RequestLine {
 }
 
 fn parse_request_line(head: &Bytes, line: &[u8]) -> Result<RequestLine, Refusal> {
-    let method_end = memchr::memchr(b' ', line).ok_or(Refusal::BadRequestLine)?;
-    let (method, rest) = (&line[..method_end], &line[method_end + 1..]);
-    let target_end = memchr::memchr(b' ', rest).ok_or(Refusal::BadRequestLine)?;
-    let (target, version) = (&rest[..target_end], &rest[target_end + 1..]);
-    if method.is_empty() || !method.iter().all(|byte| matches!(byte, b'A'..=b'Z' | b'_' | b'-')) {
-        return Err(Refusal::BadRequestLine);
-    }
-    if target.is_empty() || target.iter().any(|byte| *byte < 0x21 || *byte == 0x7f) {
+    let is_method = |byte: &u8| matches!(byte, b'A'..=b'Z' | b'_' | b'-');
+    let method_end = line.iter().position(|byte| !is_method(byte)).unwrap_or(line.len());
+    let (method, rest) = line.split_at(method_end);
+    let rest = rest.strip_prefix(b" ").ok_or(Refusal::BadRequestLine)?;
+    let target_end = rest.iter().position(|byte| *byte < 0x21 || *byte == 0x7f).unwrap_or(rest.len());
+    let (target, version) = rest.split_at(target_end);
+    let version = version.strip_prefix(b" ").ok_or(Refusal::BadRequestLine)?;
+    if method.is_empty() || target.is_empty() {
         return Err(Refusal::BadRequestLine);
     }
     let version = match version {
@@ -266,52 +267,59 @@ fn encode(target: &[u8]) -> Vec<u8> {
 }
 
 /// Name and value of a header line that begins at `start`.
-fn parse_header<'a>(head: &Bytes, start: usize, line: &'a [u8]) -> Result<(&'a [u8], HeaderValue), Refusal> {
+fn parse_header(head: &Bytes, start: usize, line: &[u8], limits: &Limits) -> Result<(Name, HeaderValue), Refusal> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Refusal::FoldedHeader);
     }
-    let Some(colon) = memchr::memchr(b':', line) else { return Err(Refusal::BadHeaderName) };
+    let name = read_name(line, limits.underscores)?;
+    if name.length == line.len() {
+        // No colon.
+        return Err(Refusal::BadHeaderName);
+    }
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let value = &line[colon + 1..];
+    let value = &line[name.length + 1..];
     let before = value.iter().take_while(|byte| is_space(byte)).count();
     let value = &value[before..];
     let length = value.len() - value.iter().rev().take_while(|byte| is_space(byte)).count();
-    let at = start + colon + 1 + before;
+    let at = start + name.length + 1 + before;
     // It takes no control bytes but tabs.
     let value = HeaderValue::from_maybe_shared(head.slice(at..at + length)).map_err(|_| Refusal::ControlByte)?;
-    Ok((&line[..colon], value))
+    Ok((name, value))
 }
 
 /// What is to be known of a header's name.
 struct Name {
+    length: usize,
     /// False for those that nginx ignores.
     kept: bool,
     title_case: bool,
 }
 
-fn read_name(name: &[u8], underscores: bool) -> Result<Name, Refusal> {
-    if name.is_empty() {
-        return Err(Refusal::BadHeaderName);
-    }
-    let mut read = Name { kept: true, title_case: true };
+/// Reads the name that a line begins with, up to its colon.
+fn read_name(line: &[u8], underscores: bool) -> Result<Name, Refusal> {
+    let mut read = Name { length: line.len(), kept: true, title_case: true };
     let mut after_hyphen = true;
-    for byte in name {
+    for (at, byte) in line.iter().enumerate() {
         match byte {
             b'a'..=b'z' => read.title_case &= !after_hyphen,
             b'A'..=b'Z' => read.title_case &= after_hyphen,
             b'0'..=b'9' | b'-' => {}
+            b':' => {
+                read.length = at;
+                break;
+            }
             b'_' if underscores => {}
             0..=0x20 | 0x7f => return Err(Refusal::BadHeaderName),
             _ => read.kept = false,
         }
         after_hyphen = *byte == b'-';
     }
-    Ok(read)
+    if read.length == 0 { Err(Refusal::BadHeaderName) } else { Ok(read) }
 }
 
 /// Whether nginx takes a header of this name.
 pub(crate) fn is_kept(name: &[u8], underscores: bool) -> bool {
-    read_name(name, underscores).is_ok_and(|name| name.kept)
+    read_name(name, underscores).is_ok_and(|read| read.kept && read.length == name.len())
 }
 
 fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
@@ -323,8 +331,18 @@ fn parse_length(value: &[u8]) -> Result<u64, Refusal> {
     length.filter(|length| *length <= i64::MAX as u64).ok_or(Refusal::BadLength)
 }
 
+/// What no host may hold: control bytes, spaces, slashes.
+const NO_HOST: [bool; 256] = {
+    let mut no_host = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        no_host[byte] = matches!(byte as u8, 0..=0x20 | 0x7f | b'/' | b'\\' | b'@' | b'?' | b'#' | b',' | 0x80..);
+        byte += 1;
+    }
+    no_host
+};
+
 /// Whether a Host header names a host as nginx accepts it: no empty one, no control bytes, spaces or slashes.
 pub(crate) fn is_host(host: &[u8]) -> bool {
-    !host.is_empty()
-        && host.iter().all(|byte| !matches!(byte, 0..=0x20 | 0x7f | b'/' | b'\\' | b'@' | b'?' | b'#' | b',' | 0x80..))
+    !host.is_empty() && !host.iter().any(|byte| NO_HOST[usize::from(*byte)])
 }

@@ -39,12 +39,15 @@ pub(super) fn put(
     closing: bool,
 ) -> (Option<Encoder>, bool) {
     let headers = &mut head.headers;
-    // That is said here alone.
-    headers.remove(header::TRANSFER_ENCODING);
-    let framing = (!asked.is_head && may_have_body(head.status)).then(|| framing(headers, asked, body));
+    let said = Said::by(headers);
+    if said.transfer_encoding {
+        // That is said here alone.
+        headers.remove(header::TRANSFER_ENCODING);
+    }
+    let framing = (!asked.is_head && may_have_body(head.status)).then(|| framing(headers, &said, asked, body));
     let closing = closing || matches!(framing, Some(Encoder::UntilClose));
     say_what_becomes_of_connection(headers, asked, closing);
-    if asked.is_http10 || framing.is_none() {
+    if said.trailer && (asked.is_http10 || framing.is_none()) {
         headers.remove(header::TRAILER);
     }
 
@@ -52,7 +55,7 @@ pub(super) fn put(
     let begin = out.len();
     lines::put_all(out, &head.headers);
     match &framing {
-        Some(Encoder::Length(length)) if !head.headers.contains_key(header::CONTENT_LENGTH) => {
+        Some(Encoder::Length(length)) if said.length != Some(*length) => {
             let _ = write!(out, "Content-Length: {length}\r\n");
         }
         Some(Encoder::Chunked(_)) => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
@@ -63,6 +66,33 @@ pub(super) fn put(
     }
     out.extend_from_slice(b"\r\n");
     (framing, closing)
+}
+
+/// What a head says of its body. To look at all names once takes less than to look up two of them.
+#[derive(Default)]
+struct Said {
+    /// Its length, where it is said once.
+    length: Option<u64>,
+    /// Its length, whatever that may be.
+    any_length: bool,
+    transfer_encoding: bool,
+    trailer: bool,
+}
+
+impl Said {
+    fn by(headers: &HeaderMap) -> Self {
+        let mut said = Self::default();
+        for (name, value) in headers {
+            if *name == header::CONTENT_LENGTH {
+                let length = value.to_str().ok().and_then(|value| value.parse().ok());
+                said.length = length.filter(|_| !said.any_length);
+                said.any_length = true;
+            }
+            said.transfer_encoding |= *name == header::TRANSFER_ENCODING;
+            said.trailer |= *name == header::TRAILER;
+        }
+        said
+    }
 }
 
 fn put_status_line(out: &mut Vec<u8>, asked: Asked, head: &response::Parts) {
@@ -86,12 +116,9 @@ fn may_have_body(status: StatusCode) -> bool {
 }
 
 /// How a body goes. A length that the head says otherwise is taken out of it.
-fn framing(headers: &mut HeaderMap, asked: Asked, body: &Known) -> Encoder {
-    let mut said = headers.get_all(header::CONTENT_LENGTH).iter();
-    let declared = said.next().map(|value| value.to_str().ok()?.parse::<u64>().ok());
-    let several = said.next().is_some();
-    let length = if body.is_empty { Some(0) } else { declared.flatten().or(body.size.exact()) };
-    if declared.is_some_and(|declared| declared.is_none() || declared != length || several) {
+fn framing(headers: &mut HeaderMap, said: &Said, asked: Asked, body: &Known) -> Encoder {
+    let length = if body.is_empty { Some(0) } else { said.length.or(body.size.exact()) };
+    if said.any_length && (said.length.is_none() || said.length != length) {
         headers.remove(header::CONTENT_LENGTH);
     }
     match length {
@@ -158,6 +185,8 @@ mod tests {
         check(HTTP11, 200, &[], Some(0), false, "HTTP/1.1 200 OK|Content-Length: 0|| 0");
         // What a plugin says of a body that is not there.
         check(HTTP11, 200, &length("5"), Some(0), false, "HTTP/1.1 200 OK|Content-Length: 0|| 0");
+        let twice = [("content-length", "5"), ("content-length", "6")];
+        check(HTTP11, 200, &twice, Some(7), false, "HTTP/1.1 200 OK|Content-Length: 7|| 7");
         check(HTTP11, 200, &length("x"), Some(7), false, "HTTP/1.1 200 OK|Content-Length: 7|| 7");
         check(HTTP11, 200, &length("x"), None, false, "HTTP/1.1 200 OK|Transfer-Encoding: chunked|| chunked");
         check(HTTP11, 200, &[], None, false, "HTTP/1.1 200 OK|Transfer-Encoding: chunked|| chunked");

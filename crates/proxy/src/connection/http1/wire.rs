@@ -108,8 +108,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Wire<S> {
     /// The body of the request whose head was read last.
     pub(super) fn body(&self) -> Option<Body> {
         let inner = self.0.borrow();
-        let source = Rc::<RefCell<Inner<S>>>::clone(&self.0);
-        (!inner.reader.is_body_complete()).then(|| Body { source, request: inner.request })
+        (!inner.reader.is_body_complete()).then(|| {
+            let source = Rc::<RefCell<Inner<S>>>::clone(&self.0);
+            Body { source, request: inner.request }
+        })
     }
 
     /// Bytes that have come and are not read.
