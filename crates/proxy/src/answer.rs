@@ -58,13 +58,18 @@ pub(crate) fn take_upstream_head(flight: &mut Flight, status: StatusCode, mut he
         }
     }
     response.headers.reserve(headers.len() + ADDED);
-    for (name, value) in &headers {
-        response.headers.append(name, value.clone());
+    let mut repeated = None;
+    for (name, value) in headers {
+        // Further values of a header come without its name.
+        repeated = name.or(repeated);
+        if let Some(name) = &repeated {
+            response.headers.append(name, value);
+        }
     }
 }
 
 /// How many headers the gateway adds to an answer, about.
-const ADDED: usize = 6;
+pub(crate) const ADDED: usize = 6;
 
 /// Which of the headers that the gateway has something to do with an answer has. To look at all names once takes less than
 /// to look up two of them.

@@ -58,6 +58,8 @@ pub(crate) struct Forwarded {
     prefix: Option<String>,
     /// `X-Forwarded-For` and `Via`, with this hop added.
     hops: String,
+    /// `X-Real-IP`, where it is not the only hop.
+    real_ip: Option<String>,
     via: Cow<'static, str>,
     /// The client takes trailers.
     trailers: bool,
@@ -95,6 +97,7 @@ impl Forwarded {
                 Some(list) => format!("{list}, {}", address_text(exchange.client.ip)),
                 None => real_ip(exchange),
             },
+            real_ip: names_hops.then(|| real_ip(exchange)),
             via: match names_via.then(|| joined(headers, &header::VIA)).flatten() {
                 Some(via) => Cow::Owned(format!("{via}, {own}")),
                 None => Cow::Borrowed(own),
@@ -102,6 +105,12 @@ impl Forwarded {
             trailers: names_te && asks_for_trailers(headers),
             upgrade,
         }
+    }
+}
+
+impl Forwarded {
+    fn real_ip(&self) -> &str {
+        self.real_ip.as_deref().unwrap_or(&self.hops)
     }
 }
 
@@ -206,7 +215,7 @@ fn own_lines(flight: &Flight, forwarded: &Forwarded, put: &mut impl FnMut(&'stat
     if let Some(prefix) = forwarded.prefix.as_deref().filter(is_value) {
         put("X-Forwarded-Prefix", prefix);
     }
-    put("X-Real-IP", &real_ip(&flight.exchange));
+    put("X-Real-IP", forwarded.real_ip());
     if flight.profile.settings.upstream_request_id {
         put("X-Kong-Request-Id", &flight.exchange.id);
     }

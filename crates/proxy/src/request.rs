@@ -268,7 +268,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// `$host`: lower case, without the port.
 fn host_name(host: &str) -> String {
-    let name = match memchr::memrchr(b':', host.as_bytes()) {
+    let name = match host.bytes().rposition(|byte| byte == b':') {
         // The colons of an IPv6 address in brackets are not the port's.
         Some(colon) if !host.ends_with(']') => &host[..colon],
         _ => host,

@@ -94,7 +94,7 @@ fn variables_of_tls_and_the_proxy_protocol() {
         expires: 1_000_000_000 + 3 * 86_400,
         ..ClientCertificate::default()
     };
-    exchange.client.tls = Some(std::sync::Arc::new(crate::exchange::TlsInfo {
+    exchange.client.tls = Some(Arc::new(crate::exchange::TlsInfo {
         version: "TLSv1.3",
         curve: Some("X25519"),
         alpn: Some("h2".to_owned()),

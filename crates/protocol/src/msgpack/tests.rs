@@ -210,7 +210,7 @@ fn events_go_on_or_end() {
     assert_eq!(next("ret".into()), Ok(Next::Done));
     assert_eq!(next(Value::Binary("ret".into())), Ok(Next::Done));
     let call = |method: &str, args, terminal| {
-        Ok(Next::Call { event: 3, call: Call { method: method.to_owned(), args }, terminal })
+        Ok(Next::Call { event: 3, call: Call { method: method.to_owned().into(), args }, terminal })
     };
     assert_eq!(
         next(map(&[("Method", "kong.log".into()), ("Args", Value::List(vec!["a".into()]))])),

@@ -9,7 +9,7 @@ use super::{
     decoder::Framing,
     spelling::{Spelling, is_title_case},
 };
-use crate::request::list;
+use crate::{answer::ADDED, request::list};
 
 /// Header lines in a head: far more than nginx's proxy_buffer_size lets through in practice.
 const MAX_HEADERS: usize = 512;
@@ -156,7 +156,7 @@ fn parse(bytes: &Bytes, to_head: bool) -> Result<Head, HeadError> {
     }
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or(HeadError::Invalid("status line"))?;
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+    let mut headers = HeaderMap::with_capacity(parsed.headers.len() + ADDED);
     let mut facts = Facts::default();
     let mut title_case = true;
     for line in &*parsed.headers {
