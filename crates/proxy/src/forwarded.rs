@@ -211,8 +211,7 @@ fn own_lines(flight: &Flight, forwarded: &Forwarded, put: &mut impl FnMut(&'stat
     }
     put("X-Forwarded-Path", &forwarded.path);
     // A part of a path: it may hold, percent-decoded, what a header cannot. All else came in headers, or in the target.
-    let is_value = |value: &&str| value.bytes().all(|byte| (byte >= b' ' && byte != 0x7f) || byte == b'\t');
-    if let Some(prefix) = forwarded.prefix.as_deref().filter(is_value) {
+    if let Some(prefix) = forwarded.prefix.as_deref().filter(|prefix| is_value(prefix)) {
         put("X-Forwarded-Prefix", prefix);
     }
     put("X-Real-IP", forwarded.real_ip());
@@ -332,6 +331,11 @@ fn known_length(exchange: &Exchange) -> Option<u64> {
     Some(length.min(declared_length(exchange).unwrap_or(length)))
 }
 
+/// Whether a header can have such a value.
+fn is_value(value: &str) -> bool {
+    value.bytes().all(|byte| (byte >= b' ' && byte != 0x7f) || byte == b'\t')
+}
+
 /// What the client says that it concerns its connection only.
 fn listed_in_connection(headers: &HeaderMap) -> Vec<&[u8]> {
     headers.get_all(header::CONNECTION).iter().flat_map(|value| list(value.as_bytes())).collect()
@@ -371,6 +375,10 @@ pub(crate) fn http1_head(
     host: &str,
     body: &UpstreamRequestBody,
 ) -> Result<(Vec<u8>, Encoder), http::Error> {
+    if !is_value(host) {
+        // A plugin's: nothing of it may become a line of its own.
+        HeaderValue::from_str(host)?;
+    }
     let exchange = &*flight.exchange;
     let target = target(exchange);
     let mut head = Vec::with_capacity(HEAD_SIZE);
