@@ -1,6 +1,12 @@
 //! HTTP/1.1 as clients speak it.
 
-use silverback_e2e::{Gate, Gateway, Step, Upstream};
+use serde_json::json;
+use silverback_e2e::{Gate, Gateway, Running, Step, Upstream, eventually};
+
+/// A gateway that has a route for `/known` only.
+async fn knowing_one_path(upstream: &Upstream) -> Running {
+    Gateway::new().config(json!({ "services": [upstream.service("one", &["/known"])] })).start().await
+}
 
 #[tokio::test]
 async fn a_connection_serves_many_requests_and_so_does_the_one_to_the_upstream() {
@@ -60,6 +66,85 @@ async fn http_1_0_clients_get_an_answer_that_ends_with_the_connection() {
     let answer = connection.response().await;
     assert_eq!(answer.json()["target"], "/old");
     assert_eq!(connection.closed().await, b"");
+}
+
+#[tokio::test]
+async fn http_1_0_clients_may_keep_their_connection_where_the_length_is_known() {
+    let upstream = Upstream::scripted(|request| {
+        let answer = match request.target.as_str() {
+            "/known" => "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nknown",
+            _ => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n1\r\nt\r\n0\r\n\r\n",
+        };
+        vec![Step::send(answer)]
+    })
+    .await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect().await;
+    for _ in 0..2 {
+        connection.send("GET /known HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n").await;
+        let answer = connection.response().await;
+        assert_eq!((answer.text().as_str(), answer.header("connection")), ("known", Some("keep-alive")));
+    }
+    connection.send("GET /other HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n").await;
+    let answer = String::from_utf8(connection.closed().await).unwrap();
+    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n") && answer.ends_with("\r\n\r\nnot"), "{answer:?}");
+    assert!(answer.contains("\r\nConnection: close\r\n") && !answer.contains("chunked"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_small_body_that_nobody_wants_does_not_end_the_connection() {
+    let upstream = Upstream::echo().await;
+    let gateway = knowing_one_path(&upstream).await;
+    let mut connection = gateway.connect().await;
+    for body in ["Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"] {
+        connection.send(format!("POST /unknown HTTP/1.1\r\nHost: a\r\n{body}")).await;
+        assert_eq!(connection.response().await.status, 404);
+    }
+    assert_eq!(connection.get("/known", &[]).await.json()["target"], "/known");
+}
+
+#[tokio::test]
+async fn a_client_whose_body_is_not_wanted_is_not_told_to_send_it() {
+    let upstream = Upstream::echo().await;
+    let gateway = knowing_one_path(&upstream).await;
+    let mut connection = gateway.connect().await;
+    connection.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n").await;
+    let answer = connection.response().await;
+    assert_eq!((answer.status, answer.interim.len(), answer.header("connection")), (404, 0, Some("close")));
+    assert_eq!(connection.closed().await, b"");
+}
+
+#[tokio::test]
+async fn no_100_continue_is_sent_to_a_client_that_did_not_wait_for_it() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect().await;
+    connection.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello").await;
+    let answer = connection.response().await;
+    assert_eq!((answer.json()["body"].as_str(), answer.interim.len()), (Some("hello"), 0));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_it_waits_is_noticed() {
+    let upstream = Upstream::scripted(|_| vec![Step::Wait(Gate::closed())]).await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    // With a body that has come, and one that has not been sent to its end.
+    for (request, status) in [
+        ("POST /whole HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", " 499 "),
+        ("POST /part HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhel", " 400 "),
+    ] {
+        let path = request.split(' ').nth(1).unwrap();
+        let mut connection = gateway.connect().await;
+        connection.send(request).await;
+        if path == "/whole" {
+            eventually("the upstream has it", || (!upstream.requests().is_empty()).then_some(())).await;
+        }
+        drop(connection);
+        eventually("its line in the access log", || {
+            gateway.access_log().lines().any(|line| line.contains(path) && line.contains(status)).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,9 @@ pub(crate) struct Finish {
 }
 
 impl Finish {
-    pub(crate) fn new(flight: Box<Flight>) -> Self {
+    pub(crate) fn new(mut flight: Box<Flight>) -> Self {
+        // Nobody reads what is left of the request: its connection can see to that.
+        flight.incoming = None;
         Self { flight, held_back: false }
     }
 

@@ -353,3 +353,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Source for RefCell<Inner<S>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
