@@ -46,7 +46,9 @@ pub(super) fn put(
     }
     let framing = (!asked.is_head && may_have_body(head.status)).then(|| framing(headers, &said, asked, body));
     let closing = closing || matches!(framing, Some(Encoder::UntilClose));
-    say_what_becomes_of_connection(headers, asked, closing);
+    if head.status != StatusCode::SWITCHING_PROTOCOLS {
+        say_what_becomes_of_connection(headers, asked, closing);
+    }
     if said.trailer && (asked.is_http10 || framing.is_none()) {
         headers.remove(header::TRAILER);
     }
@@ -220,6 +222,13 @@ mod tests {
             "HTTP/1.1 200 OK|Connection: keep-alive|Connection: x|Content-Length: 0|| 0",
         );
         check(HTTP10, 200, &[], Some(0), false, "HTTP/1.0 200 OK|Connection: keep-alive|Content-Length: 0|| 0");
+    }
+
+    #[test]
+    fn a_switch_of_protocols_is_said_even_if_no_other_request_could_follow() {
+        let upgrade = [("connection", "upgrade")];
+        let expect = "HTTP/1.1 101 Switching Protocols|Connection: upgrade|| none, ends";
+        check(HTTP11, 101, &upgrade, Some(0), true, expect);
     }
 
     #[test]
