@@ -7,7 +7,7 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use http::{HeaderMap, Method};
 use silverback_model::{Consumer, Directory, Phase, Route, Service};
 use silverback_protocol::Value;
 
+use crate::entities;
 pub use crate::kept::Kept;
 
 /// Whether a request is HTTP or a stream.
@@ -169,7 +170,7 @@ impl Exchange {
     pub fn consumer_value(&self) -> Value {
         match (&self.consumer_given, &self.consumer) {
             (Some(given), _) => given.clone(),
-            (None, Some(consumer)) => crate::entities::consumer(consumer),
+            (None, Some(consumer)) => entities::consumer(consumer),
             (None, None) => Value::Nil,
         }
     }
@@ -364,11 +365,33 @@ pub enum RequestBody {
 pub struct Matched {
     pub route: Arc<Route>,
     pub service: Option<Arc<Service>>,
+    /// The two as plugins see them.
+    pub shown: Arc<Shown>,
     /// The part of the path that the route matched; `X-Forwarded-Prefix` when the path is stripped.
     pub prefix: Option<String>,
     /// Unnamed captures; index 0 is the whole match. Empty when the path was no regular expression.
     pub captures: Vec<String>,
     pub named_captures: Vec<(String, String)>,
+}
+
+/// A route and its service as plugins see them: made when the first plugin asks, and kept for the others.
+#[derive(Debug, Default)]
+pub struct Shown {
+    route: OnceLock<Value>,
+    service: OnceLock<Value>,
+}
+
+impl Matched {
+    /// The route as plugins see it.
+    pub(crate) fn route_value(&self) -> Value {
+        self.shown.route.get_or_init(|| entities::route(&self.route)).clone()
+    }
+
+    /// The service as plugins see it.
+    pub(crate) fn service_value(&self) -> Option<Value> {
+        let service = self.service.as_ref()?;
+        Some(self.shown.service.get_or_init(|| entities::service(service)).clone())
+    }
 }
 
 /// Where the request goes.

@@ -4,7 +4,7 @@ use silverback_protocol::Value;
 
 use crate::{
     Exchange, entities,
-    exchange::{SerializeMode, Subsystem, Try},
+    exchange::{Matched, SerializeMode, Subsystem, Try},
     functions, headers, lua, variables,
 };
 
@@ -140,13 +140,12 @@ fn http_latencies(exchange: &Exchange) -> Value {
 /// What entries of HTTP and of streams have in common.
 fn common(exchange: &Exchange) -> Fields {
     let matched = exchange.matched.as_ref();
-    let service = matched.and_then(|matched| matched.service.as_ref());
     let fields: [(&str, Value); 9] = [
         // Kong makes the list when a request is routed.
         ("tries", matched.map_or(Value::Nil, |_| tries(exchange))),
         ("authenticated_entity", authenticated_entity(exchange)),
-        ("route", matched.map_or(Value::Nil, |matched| entities::route(&matched.route))),
-        ("service", service.map_or(Value::Nil, |service| entities::service(service))),
+        ("route", matched.map_or(Value::Nil, Matched::route_value)),
+        ("service", matched.and_then(Matched::service_value).unwrap_or_default()),
         ("consumer", as_written(exchange.consumer_given.as_ref()).unwrap_or_else(|| exchange.consumer_value())),
         ("client_ip", variable(exchange, "remote_addr")),
         ("started_at", lua::from_number((exchange.started * 1000.0).floor())),

@@ -177,6 +177,7 @@ pub fn matched() -> Matched {
     Matched {
         route: Arc::new(route),
         service: Some(Arc::new(service)),
+        shown: Arc::default(),
         prefix: Some("/a".to_owned()),
         captures: vec!["/a/b".to_owned(), "b".to_owned()],
         named_captures: vec![("n".to_owned(), "b".to_owned())],

@@ -104,18 +104,19 @@ impl Said {
 
 /// Takes away what concerned the connection to the upstream only.
 fn remove_hop_by_hop(headers: &mut HeaderMap, said: &Said, flight: &Flight) {
-    if said.connection {
-        let listed: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
+    if said.connection
+        && let Entry::Occupied(connection) = headers.entry(header::CONNECTION)
+    {
+        let listed: Vec<HeaderName> = connection
             .iter()
             .flat_map(|value| list(value.as_bytes()))
             .filter(|item| !item.eq_ignore_ascii_case(b"keep-alive") && !item.eq_ignore_ascii_case(b"connection"))
             .filter_map(|name| HeaderName::from_bytes(name).ok())
             .collect();
+        connection.remove();
         for name in &listed {
             headers.remove(name);
         }
-        headers.remove(header::CONNECTION);
     }
     if said.keep_alive {
         headers.remove(KEEP_ALIVE);

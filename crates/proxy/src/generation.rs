@@ -5,7 +5,7 @@ use std::{collections::HashMap, io, sync::Arc};
 
 use silverback_config::{Settings, settings::Dns};
 use silverback_model::{Catalogue, Directory, Id, Route, Service, Snapshot};
-use silverback_pdk::exchange::Subsystem;
+use silverback_pdk::exchange::{Shown, Subsystem};
 use silverback_plugin_host::{Fleet, Host};
 use silverback_protocol::hash::OfKnownKeys;
 use silverback_router::{Router, StreamRouter};
@@ -43,6 +43,8 @@ pub(crate) struct RouteEntry {
     pub(crate) route: Arc<Route>,
     pub(crate) service: Option<Arc<Service>>,
     pub(crate) plugins: RoutePlugins,
+    /// Route and service as plugins see them.
+    pub(crate) shown: Arc<Shown>,
 }
 
 /// Why a snapshot is not put in force.
@@ -109,7 +111,7 @@ impl Generation {
                 let service = service.filter(|service| service.protocol.is_http() == is_http);
                 let plugins = if is_http { &plugins } else { &stream_plugins };
                 let plugins = plugins.for_route(route, service.as_deref());
-                (route.id, Arc::new(RouteEntry { route: Arc::clone(route), service, plugins }))
+                (route.id, Arc::new(RouteEntry { route: Arc::clone(route), service, plugins, shown: Arc::default() }))
             })
             .collect();
         Ok(Self {

@@ -3,7 +3,8 @@
 use silverback_protocol::Value;
 
 use crate::{
-    Caller, Exchange, Outcome, entities,
+    Caller, Exchange, Outcome,
+    exchange::Matched,
     function::{Function, KongPhases, PhaseRule},
 };
 
@@ -37,10 +38,9 @@ pub(crate) const FUNCTIONS: &[Function] = &[
 ];
 
 fn route(exchange: &mut Exchange, _: &Caller, _: &[Value]) -> Outcome {
-    Outcome::value(exchange.matched.as_ref().map(|matched| entities::route(&matched.route)))
+    Outcome::value(exchange.matched.as_ref().map(Matched::route_value))
 }
 
 fn service(exchange: &mut Exchange, _: &Caller, _: &[Value]) -> Outcome {
-    let service = exchange.matched.as_ref().and_then(|matched| matched.service.as_ref());
-    Outcome::value(service.map(|service| entities::service(service)))
+    Outcome::value(exchange.matched.as_ref().and_then(Matched::service_value))
 }

@@ -68,6 +68,7 @@ impl Flight {
         self.exchange.matched = Some(Matched {
             route: Arc::clone(&entry.route),
             service: entry.service.clone(),
+            shown: Arc::clone(&entry.shown),
             prefix,
             captures,
             named_captures,

@@ -89,6 +89,7 @@ impl Session {
         self.exchange.matched = Some(Matched {
             route: Arc::clone(&entry.route),
             service: entry.service.clone(),
+            shown: Arc::clone(&entry.shown),
             prefix: None,
             captures: Vec::new(),
             named_captures: Vec::new(),
