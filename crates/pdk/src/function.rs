@@ -1,9 +1,10 @@
 //! The table of functions: how a name is found, in which phases a function may be called, and how a call is made.
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::sync::LazyLock;
 
+use foldhash::HashMap;
 use silverback_model::Phase;
-use silverback_protocol::{Call, Return, Value, hash::OfKnownKeys};
+use silverback_protocol::{Call, Return, Value};
 
 use crate::{
     Caller, Exchange, Outcome,
@@ -133,7 +134,7 @@ impl PhaseRule {
 }
 
 /// All functions by name.
-static TABLE: LazyLock<HashMap<&'static str, &'static Function, OfKnownKeys>> =
+static TABLE: LazyLock<HashMap<&'static str, &'static Function>> =
     LazyLock::new(|| functions::all().map(|function| (function.name, function)).collect());
 
 /// Makes a PDK call on behalf of a plugin, with Kong's checks of phase and arguments.

@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 
 pub mod dump;
-pub mod hash;
 pub mod lua;
 pub mod method;
 pub mod msgpack;

@@ -1,8 +1,8 @@
 //! The PDK methods of the wire schema, generated from it, and how MessagePack servers want some results.
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::sync::LazyLock;
 
-use crate::hash::OfKnownKeys;
+use foldhash::HashMap;
 
 /// A message of the schema that is a method's input or output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub struct Method {
 /// Sorted by name; written by `build.rs` from the service of the wire schema.
 static METHODS: &[(&str, Message, Message)] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
-static BY_NAME: LazyLock<HashMap<&'static [u8], Method, OfKnownKeys>> =
+static BY_NAME: LazyLock<HashMap<&'static [u8], Method>> =
     LazyLock::new(|| Method::all().map(|method| (method.name.as_bytes(), method)).collect());
 
 impl Method {

@@ -1,13 +1,13 @@
 //! A configuration in the form in which requests use it: router, plugin table, upstreams, certificates. Built whole
 //! by one writer, published whole, never changed.
 
-use std::{collections::HashMap, io, sync::Arc};
+use std::{io, sync::Arc};
 
+use foldhash::HashMap;
 use silverback_config::{Settings, settings::Dns};
 use silverback_model::{Catalogue, Directory, Id, Route, Service, Snapshot};
 use silverback_pdk::exchange::{Shown, Subsystem};
 use silverback_plugin_host::{Fleet, Host};
-use silverback_protocol::hash::OfKnownKeys;
 use silverback_router::{Router, StreamRouter};
 
 use crate::{
@@ -26,7 +26,7 @@ pub struct Generation {
     pub(crate) plugins: PluginTable,
     pub(crate) stream_plugins: PluginTable,
     /// What each route needs, by its id.
-    routes: HashMap<Id, Arc<RouteEntry>, OfKnownKeys>,
+    routes: HashMap<Id, Arc<RouteEntry>>,
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) server_tls: ServerTls,

@@ -2,8 +2,9 @@
 //! was checked for one name must not carry requests for another). Those for HTTP/1.1 are here while they are idle, those
 //! for HTTP/2 as long as they take requests.
 
-use std::{cell::RefCell, collections::HashMap, net::SocketAddr, rc::Rc};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc};
 
+use foldhash::HashMap;
 use silverback_config::settings::UpstreamKeepalive;
 use tokio::time::Instant;
 
@@ -42,7 +43,7 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct Kept {
     /// Twice a request: the standard library's hash takes longer than the rest of it.
-    idle: RefCell<HashMap<Key, Vec<Idle>, foldhash::fast::RandomState>>,
+    idle: RefCell<HashMap<Key, Vec<Idle>>>,
     http2: Connections,
 }
 
