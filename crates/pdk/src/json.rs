@@ -60,7 +60,7 @@ pub fn from_json_without_nulls(json: &Json) -> Value {
 /// # Errors
 /// cjson's text: a number that JSON has not, or tables nested too deep.
 pub fn encode(value: &Value, digits: usize, empty: EmptyList) -> Result<Bytes, String> {
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(256);
     Encoder { out: &mut out, digits, empty, lossy: false }.value(value, 0)?;
     Ok(Bytes::from(out))
 }
@@ -132,7 +132,12 @@ impl Encoder<'_> {
 
     fn string(&mut self, text: &[u8]) {
         self.out.push(b'"');
-        for &byte in text {
+        let mut rest = text;
+        while let Some(at) = rest.iter().position(|byte| ESCAPED[usize::from(*byte)]) {
+            let (plain, escaped) = rest.split_at(at);
+            self.out.extend_from_slice(plain);
+            let [byte, after @ ..] = escaped else { break };
+            rest = after;
             match byte {
                 b'"' => self.out.extend_from_slice(b"\\\""),
                 b'\\' => self.out.extend_from_slice(b"\\\\"),
@@ -143,12 +148,24 @@ impl Encoder<'_> {
                 b'\r' => self.out.extend_from_slice(b"\\r"),
                 b'\t' => self.out.extend_from_slice(b"\\t"),
                 0..0x20 | 0x7f => self.out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
-                _ => self.out.push(byte),
+                _ => self.out.push(*byte),
             }
         }
+        self.out.extend_from_slice(rest);
         self.out.push(b'"');
     }
 }
+
+/// The bytes that are escaped in a string.
+const ESCAPED: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        bytes[byte] = byte < 0x20 || matches!(byte as u8, b'"' | b'\\' | b'/' | 0x7f);
+        byte += 1;
+    }
+    bytes
+};
 
 #[cfg(test)]
 mod tests {
