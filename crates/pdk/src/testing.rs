@@ -1,7 +1,7 @@
 //! Exchanges to test with, for this crate and those that build on it (feature `testing`).
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     sync::{Arc, Mutex},
 };
 
@@ -146,14 +146,14 @@ pub fn http_exchange() -> Exchange {
     headers.insert("content-type", HeaderValue::from_static("application/json"));
     exchange.service_response =
         Some(ServiceResponse { status: 200, headers, body: Some(Bytes::from_static(b"{\"a\":1}")) });
-    let attempt = |ip: &str, port, failure| Try {
-        ip: ip.parse().unwrap(),
+    let attempt = |last, port, failure| Try {
+        ip: Ipv4Addr::new(10, 1, 1, last).into(),
         port,
         started: 1_000_000_000.1,
         connect_ms: Some(1.0),
         failure,
     };
-    exchange.upstream.tries = vec![attempt("10.1.1.1", 80, Some(502)), attempt("10.1.1.2", 81, None)];
+    exchange.upstream.tries = vec![attempt(1, 80, Some(502)), attempt(2, 81, None)];
     exchange
 }
 

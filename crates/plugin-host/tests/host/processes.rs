@@ -167,6 +167,7 @@ fn a_server_that_ends_before_it_takes_over_changes_nothing() {
             assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
             let change = stage.host.change(&[stage.settings()], &[], &[offer(protocol)], |_| false).await.unwrap();
             change.check().unwrap();
+            stage.wait_noted("pid ", workers + 1).await;
             kill(Pid::from_raw(stage.noted_pids()[workers]), Signal::SIGKILL).unwrap();
             stage.wait(|| change.check().is_err(), "the end of the new process").await;
             let errors = change.warm().await.unwrap_err();
@@ -190,6 +191,7 @@ fn a_server_that_ends_as_it_takes_over_is_started_again() {
         let new = change.fleet().instance("stand-in", "actor", config).unwrap();
         change.warm().await.unwrap();
         // nobody has noticed when the change is made
+        stage.wait_noted("pid ", 2).await;
         kill(Pid::from_raw(stage.noted_pids()[1]), Signal::SIGKILL).unwrap();
         change.make();
         stage.wait(|| stage.status().restarts == 1, "a restart").await;

@@ -243,8 +243,10 @@ mod tests {
 
     use super::*;
 
-    /// What a body is, with what follows it.
-    fn read(framing: Framing, pieces: &[&[u8]]) -> Result<(Vec<u8>, Option<HeaderMap>, bool, Vec<u8>), FramingError> {
+    /// What there is of a body, its trailers, whether that is all, and what follows it.
+    type Read = (Vec<u8>, Option<HeaderMap>, bool, Vec<u8>);
+
+    fn read(framing: Framing, pieces: &[&[u8]]) -> Result<Read, FramingError> {
         let mut decoder = Decoder::new(framing);
         let (mut data, mut trailers, mut buffer) = (Vec::new(), None, BytesMut::new());
         for piece in pieces {
