@@ -309,10 +309,11 @@ impl Running {
         lossy(&self.path("pids/nginx.pid")).trim().parse().expect("pids/nginx.pid holds a number")
     }
 
-    /// Resident memory of the gateway, in bytes.
+    /// Resident memory of the gateway, in bytes, without that of its program.
     pub fn resident_memory(&self) -> usize {
         let status = lossy(Path::new(&format!("/proc/{}/status", self.pid())));
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a size");
+        // Not the pages of its program: how many of these are mapped at a time is the kernel's affair.
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("a size");
         line.split_whitespace().next().and_then(|kib| kib.parse::<usize>().ok()).expect("a number") * 1024
     }
 
