@@ -1,7 +1,7 @@
 //! What a request becomes on its way upstream: where it goes, and the headers that proxies add and take away
 //! (Kong's `runloop/handler.lua`, RFC 9110 section 7.6).
 
-use std::{borrow::Cow, net::IpAddr, sync::LazyLock};
+use std::{borrow::Cow, net::IpAddr, ops::Range, sync::LazyLock};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use silverback_model::Protocol;
@@ -21,6 +21,9 @@ use crate::{
 
 /// Room for most heads.
 const HEAD_SIZE: usize = 1024;
+
+/// Room for most of what is said of the way here.
+const LINES_SIZE: usize = 384;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -49,22 +52,35 @@ fn is_trusted(exchange: &Exchange) -> bool {
 }
 
 /// What the request says of its way here, as it was when it was routed: what plugins change later has no part in it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Forwarded {
-    pub(crate) proto: Cow<'static, str>,
-    pub(crate) host: String,
-    port: String,
-    path: String,
-    prefix: Option<String>,
-    /// `X-Forwarded-For` and `Via`, with this hop added.
-    hops: String,
-    /// `X-Real-IP`, where it is not the only hop.
-    real_ip: Option<String>,
+    /// The lines as they go upstream, and behind them, from `end` on, values that have no line.
+    text: Vec<u8>,
+    end: usize,
+    /// Where the values are.
+    hops: Range<usize>,
+    proto: Range<usize>,
+    host: Range<usize>,
+    port: Range<usize>,
+    path: Range<usize>,
+    prefix: Range<usize>,
+    /// With this hop added.
     via: Cow<'static, str>,
     /// The client takes trailers.
     trailers: bool,
     /// It asks for a WebSocket.
     upgrade: bool,
+}
+
+/// Writes a line; gives the place of its value.
+fn put_line(text: &mut Vec<u8>, name: &str, value: &str) -> Range<usize> {
+    text.extend_from_slice(name.as_bytes());
+    text.extend_from_slice(b": ");
+    let begin = text.len();
+    text.extend_from_slice(value.as_bytes());
+    let place = begin..text.len();
+    text.extend_from_slice(b"\r\n");
+    place
 }
 
 impl Forwarded {
@@ -73,9 +89,9 @@ impl Forwarded {
         let headers = &exchange.request.headers;
         // What only a trusted peer may say.
         let is_trusted = is_trusted(exchange);
-        let trusted = |name| {
+        let trusted = |name: HeaderName| {
             let value = is_trusted.then(|| headers.get(name))??;
-            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+            Some(String::from_utf8_lossy(value.as_bytes()))
         };
         let own = own_via(exchange.request.version);
         // Hardly any client says these: to look at all names takes less than to look two up.
@@ -86,18 +102,45 @@ impl Forwarded {
             names_te |= *name == header::TE;
         }
         let raw_uri = &exchange.request.raw_uri;
-        let path = || memchr::memchr(b'?', raw_uri.as_bytes()).map_or(&**raw_uri, |end| &raw_uri[..end]).to_owned();
+        let path = || memchr::memchr(b'?', raw_uri.as_bytes()).map_or(&**raw_uri, |end| &raw_uri[..end]);
+        let mut text = Vec::with_capacity(LINES_SIZE);
+        let mut put = |name, value: &str| put_line(&mut text, name, value);
+        let hops = match names_hops.then(|| joined(headers, &X_FORWARDED_FOR)).flatten() {
+            Some(list) => put("X-Forwarded-For", &format!("{list}, {}", address_text(exchange.client.ip))),
+            None => put("X-Forwarded-For", &real_ip(exchange)),
+        };
+        let proto = put("X-Forwarded-Proto", &trusted(X_FORWARDED_PROTO).unwrap_or(scheme(exchange).into()));
+        let host = put("X-Forwarded-Host", &trusted(X_FORWARDED_HOST).unwrap_or(exchange.request.host.as_str().into()));
+        // A Unix socket has none.
+        let port = trusted(X_FORWARDED_PORT).unwrap_or_else(|| port(exchange).to_string().into());
+        let mut without_line = None;
+        let port = if port == "0" { 0..0 } else { put("X-Forwarded-Port", &port) };
+        let path = put("X-Forwarded-Path", &trusted(X_FORWARDED_PATH).unwrap_or_else(|| path().into()));
+        let mut prefix_place = 0..0;
+        if let Some(prefix) = trusted(X_FORWARDED_PREFIX).or(prefix.map(Cow::Borrowed)) {
+            // A part of a path: it may hold, percent-decoded, what a header cannot. All else came in headers, or in the
+            // target.
+            if is_value(&prefix) {
+                prefix_place = put("X-Forwarded-Prefix", &prefix);
+            } else {
+                without_line = Some(prefix);
+            }
+        }
+        put("X-Real-IP", &real_ip(exchange));
+        let end = text.len();
+        if let Some(prefix) = without_line {
+            text.extend_from_slice(prefix.as_bytes());
+            prefix_place = end..text.len();
+        }
         Self {
-            proto: trusted(&X_FORWARDED_PROTO).map_or(Cow::Borrowed(scheme(exchange)), Cow::Owned),
-            host: trusted(&X_FORWARDED_HOST).unwrap_or_else(|| exchange.request.host.clone()),
-            port: trusted(&X_FORWARDED_PORT).unwrap_or_else(|| port(exchange).to_string()),
-            path: trusted(&X_FORWARDED_PATH).unwrap_or_else(path),
-            prefix: trusted(&X_FORWARDED_PREFIX).or_else(|| prefix.map(str::to_owned)),
-            hops: match names_hops.then(|| joined(headers, &X_FORWARDED_FOR)).flatten() {
-                Some(list) => format!("{list}, {}", address_text(exchange.client.ip)),
-                None => real_ip(exchange),
-            },
-            real_ip: names_hops.then(|| real_ip(exchange)),
+            text,
+            end,
+            hops,
+            proto,
+            host,
+            port,
+            path,
+            prefix: prefix_place,
             via: match names_via.then(|| joined(headers, &header::VIA)).flatten() {
                 Some(via) => Cow::Owned(format!("{via}, {own}")),
                 None => Cow::Borrowed(own),
@@ -106,23 +149,37 @@ impl Forwarded {
             upgrade,
         }
     }
-}
 
-impl Forwarded {
-    fn real_ip(&self) -> &str {
-        self.real_ip.as_deref().unwrap_or(&self.hops)
+    fn value(&self, place: &Range<usize>) -> &str {
+        // It was text when it was put there.
+        self.text.get(place.clone()).and_then(|value| std::str::from_utf8(value).ok()).unwrap_or_default()
+    }
+
+    /// `http` or `https`.
+    pub(crate) fn proto(&self) -> &str {
+        self.value(&self.proto)
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        self.value(&self.host)
+    }
+
+    /// The lines, each with its end.
+    fn lines(&self) -> &[u8] {
+        &self.text[..self.end]
     }
 }
 
 impl HopHeaders for Forwarded {
     fn variable(&self, name: &str) -> &str {
         match name {
-            "x_forwarded_for" => &self.hops,
-            "x_forwarded_proto" => &self.proto,
-            "x_forwarded_host" => &self.host,
-            "x_forwarded_port" => &self.port,
-            "x_forwarded_path" => &self.path,
-            "x_forwarded_prefix" => self.prefix.as_deref().unwrap_or_default(),
+            "x_forwarded_for" => self.value(&self.hops),
+            "x_forwarded_proto" => self.value(&self.proto),
+            "x_forwarded_host" => self.value(&self.host),
+            "x_forwarded_port" if self.port.is_empty() => "0",
+            "x_forwarded_port" => self.value(&self.port),
+            "x_forwarded_path" => self.value(&self.path),
+            "x_forwarded_prefix" => self.value(&self.prefix),
             "via" => &self.via,
             "te" if self.trailers => "trailers",
             "upgrade" if self.upgrade => "websocket",
@@ -192,31 +249,11 @@ pub(crate) fn declared_length(exchange: &Exchange) -> Option<u64> {
 }
 
 /// Path and query. A client's empty query stays (`/a?`).
-fn target(exchange: &Exchange) -> String {
+fn target(exchange: &Exchange) -> Cow<'_, str> {
     let path = if exchange.upstream.path.is_empty() { "/" } else { &exchange.upstream.path };
     match &exchange.request.query {
-        Some(query) => format!("{path}?{query}"),
-        None => path.to_owned(),
-    }
-}
-
-/// The lines that the gateway adds, but for those that belong to HTTP itself.
-fn own_lines(flight: &Flight, forwarded: &Forwarded, put: &mut impl FnMut(&'static str, &str)) {
-    put("X-Forwarded-For", &forwarded.hops);
-    put("X-Forwarded-Proto", &forwarded.proto);
-    put("X-Forwarded-Host", &forwarded.host);
-    // A Unix socket has none.
-    if forwarded.port != "0" {
-        put("X-Forwarded-Port", &forwarded.port);
-    }
-    put("X-Forwarded-Path", &forwarded.path);
-    // A part of a path: it may hold, percent-decoded, what a header cannot. All else came in headers, or in the target.
-    if let Some(prefix) = forwarded.prefix.as_deref().filter(|prefix| is_value(prefix)) {
-        put("X-Forwarded-Prefix", prefix);
-    }
-    put("X-Real-IP", forwarded.real_ip());
-    if flight.profile.settings.upstream_request_id {
-        put("X-Kong-Request-Id", &flight.exchange.id);
+        Some(query) => [path, "?", query].concat().into(),
+        None => path.into(),
     }
 }
 
@@ -262,6 +299,8 @@ fn encoded(target: &str) -> Result<Cow<'_, str>, http::Error> {
 enum Line<'a> {
     /// The gateway's own: its name as it is written.
     Own(&'static str, &'a [u8]),
+    /// Several of the gateway's, as they are written.
+    Lines(&'a [u8]),
     /// The client's.
     Passed(&'a HeaderName, &'a HeaderValue),
 }
@@ -289,7 +328,11 @@ fn for_each_line(
     } else {
         own("Connection", "keep-alive");
     }
-    own_lines(flight, forwarded, &mut own);
+    put(Line::Lines(forwarded.lines()));
+    let mut own = |name, value: &str| put(Line::Own(name, value.as_bytes()));
+    if flight.profile.settings.upstream_request_id {
+        own("X-Kong-Request-Id", &exchange.id);
+    }
     let known = known_length(exchange);
     if let Some(length) = known {
         own("Content-Length", &length.to_string());
@@ -392,6 +435,7 @@ pub(crate) fn http1_head(
                 head.extend_from_slice(part);
             }
         }
+        Line::Lines(lines) => head.extend_from_slice(lines),
         Line::Passed(name, value) => {
             passed.get_or_insert(head.len());
             lines::put(&mut head, name.as_str(), value.as_bytes());
@@ -418,13 +462,24 @@ pub(crate) fn http2_request(
 ) -> Result<http::Request<UpstreamRequestBody>, http::Error> {
     let mut headers = HeaderMap::with_capacity(flight.exchange.request.headers.len() + 8);
     let mut invalid = None;
+    let mut put = |headers: &mut HeaderMap, name: &[u8], value: &[u8]| match (
+        HeaderName::from_bytes(name),
+        HeaderValue::from_bytes(value),
+    ) {
+        (Ok(name), Ok(value)) => drop(headers.insert(name, value)),
+        (Err(error), _) => invalid = Some(http::Error::from(error)),
+        (_, Err(error)) => invalid = Some(error.into()),
+    };
     for_each_line(flight, forwarded, host, &body, |line| match line {
         Line::Own("Host" | "Connection" | "Upgrade" | "Transfer-Encoding", _) => {}
-        Line::Own(name, value) => match (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
-            (Ok(name), Ok(value)) => drop(headers.insert(name, value)),
-            (Err(error), _) => invalid = Some(http::Error::from(error)),
-            (_, Err(error)) => invalid = Some(error.into()),
-        },
+        Line::Own(name, value) => put(&mut headers, name.as_bytes(), value),
+        Line::Lines(lines) => {
+            for line in lines.split(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r")) {
+                if let Some(colon) = memchr::memchr(b':', line) {
+                    put(&mut headers, &line[..colon], line[colon + 1..].trim_ascii());
+                }
+            }
+        }
         Line::Passed(name, value) => drop(headers.append(name, value.clone())),
     });
     if let Some(error) = invalid {

@@ -87,7 +87,7 @@ async fn http_1_0_clients_may_keep_their_connection_where_the_length_is_known() 
     }
     connection.send("GET /other HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n").await;
     let answer = String::from_utf8(connection.closed().await).unwrap();
-    assert!(answer.starts_with("HTTP/1.0 200 OK\r\n") && answer.ends_with("\r\n\r\nnot"), "{answer:?}");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nnot"), "{answer:?}");
     assert!(answer.contains("\r\nConnection: close\r\n") && !answer.contains("chunked"), "{answer:?}");
 }
 

@@ -51,12 +51,9 @@ impl Answering {
         F: Future<Output = Option<Response<ClientBody>>> + 'static,
     {
         let client = Rc::<Presence>::default();
-        Self {
-            making: Some(Box::pin(make(Rc::clone(&client)))),
-            client,
-            worker: Rc::clone(worker),
-            running: Some(worker.running()),
-        }
+        // Made where it stays: it is large.
+        let making: Box<F> = Box::write(Box::new_uninit(), make(Rc::clone(&client)));
+        Self { making: Some(Box::into_pin(making)), client, worker: Rc::clone(worker), running: Some(worker.running()) }
     }
 }
 

@@ -76,7 +76,7 @@ impl Flight {
         let prefix = self.exchange.matched.as_ref().and_then(|matched| matched.prefix.as_deref());
         let forwarded = Arc::new(Forwarded::of(&self.exchange, prefix, self.is_upgrade()));
         let content_type = || self.exchange.request.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-        if let Some(refusal) = router::refusal(&entry.route, &forwarded.proto, content_type, self.connection.http2) {
+        if let Some(refusal) = router::refusal(&entry.route, forwarded.proto(), content_type, self.connection.http2) {
             self.refuse_protocol(refusal, &forwarded);
             return None;
         }
@@ -102,7 +102,7 @@ impl Flight {
                 self.error(415, "Non-gRPC request matched gRPC route");
             }
             router::Refusal::RedirectToHttps(status) => {
-                let location = format!("https://{}{}", forwarded.host, self.exchange.request.raw_uri);
+                let location = format!("https://{}{}", forwarded.host(), self.exchange.request.raw_uri);
                 let mut headers = HeaderMap::new();
                 if let Ok(location) = HeaderValue::from_bytes(location.as_bytes()) {
                     headers.insert(header::LOCATION, location);

@@ -53,7 +53,7 @@ pub(super) fn put(
         headers.remove(header::TRAILER);
     }
 
-    put_status_line(out, asked, &head);
+    put_status_line(out, &head);
     let begin = out.len();
     lines::put_all(out, &head.headers);
     match &framing {
@@ -97,18 +97,17 @@ impl Said {
     }
 }
 
-fn put_status_line(out: &mut Vec<u8>, asked: Asked, head: &response::Parts) {
-    // As long as hyper spoke to clients, HTTP/1.0 was answered in kind; it is no worse than nginx's HTTP/1.1.
+/// It tells what the gateway speaks, whatever the client does (RFC 9110, 2.5).
+fn put_status_line(out: &mut Vec<u8>, head: &response::Parts) {
     let reason = match head.extensions.get::<ReasonPhrase>() {
-        None if head.status == StatusCode::OK && !asked.is_http10 => {
+        None if head.status == StatusCode::OK => {
             out.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
             return;
         }
         Some(reason) => reason.as_bytes(),
         None => head.status.canonical_reason().unwrap_or_default().as_bytes(),
     };
-    let version: &[u8] = if asked.is_http10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " };
-    for part in [version, head.status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
+    for part in [&b"HTTP/1.1 "[..], head.status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
         out.extend_from_slice(part);
     }
 }
@@ -192,7 +191,7 @@ mod tests {
         check(HTTP11, 200, &length("x"), Some(7), false, "HTTP/1.1 200 OK|Content-Length: 7|| 7");
         check(HTTP11, 200, &length("x"), None, false, "HTTP/1.1 200 OK|Transfer-Encoding: chunked|| chunked");
         check(HTTP11, 200, &[], None, false, "HTTP/1.1 200 OK|Transfer-Encoding: chunked|| chunked");
-        check(HTTP10, 200, &[], None, false, "HTTP/1.0 200 OK|Connection: close|| until close, ends");
+        check(HTTP10, 200, &[], None, false, "HTTP/1.1 200 OK|Connection: close|| until close, ends");
     }
 
     #[test]
@@ -221,7 +220,7 @@ mod tests {
             false,
             "HTTP/1.1 200 OK|Connection: keep-alive|Connection: x|Content-Length: 0|| 0",
         );
-        check(HTTP10, 200, &[], Some(0), false, "HTTP/1.0 200 OK|Connection: keep-alive|Content-Length: 0|| 0");
+        check(HTTP10, 200, &[], Some(0), false, "HTTP/1.1 200 OK|Connection: keep-alive|Content-Length: 0|| 0");
     }
 
     #[test]
