@@ -8,9 +8,14 @@ use super::{Error, count, schema, undecodable};
 use crate::{Value, lua, method::Message};
 
 pub(super) fn decode(input: Message, bytes: Bytes) -> Result<Vec<Value>, Error> {
-    if let Some(texts) = short_texts(input, &bytes) {
-        return Ok(texts);
+    match short_texts(input, &bytes) {
+        Some(texts) => Ok(texts),
+        None => decode_message(input, bytes),
     }
+}
+
+/// As the message of the schema that it is.
+fn decode_message(input: Message, bytes: Bytes) -> Result<Vec<Value>, Error> {
     count::check(input, &bytes)?;
     macro_rules! message {
         ($type:ty) => {
@@ -131,4 +136,34 @@ fn consumer(consumer: schema::Consumer) -> Value {
 
 fn credential(credential: schema::AuthenticatedCredential) -> Value {
     Value::Map(vec![("id".to_owned(), credential.id.into()), ("consumer_id".to_owned(), credential.consumer_id.into())])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Bytes that are often a text, or a key with one.
+    fn message() -> impl Strategy<Value = Vec<u8>> {
+        let field = |key: u8| {
+            proptest::collection::vec(any::<u8>(), 0..4)
+                .prop_map(move |text| [&[key, text.len() as u8], &text[..]].concat())
+        };
+        let value = field(3 << 3 | 2).prop_map(|value| [&[2 << 3 | 2, value.len() as u8], &value[..]].concat());
+        let part = prop_oneof![field(1 << 3 | 2), value, proptest::collection::vec(any::<u8>(), 0..3)];
+        proptest::collection::vec(part, 0..4).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        /// What is read without the schema is what the schema says.
+        #[test]
+        fn short_texts_are_read_as_the_schema_reads_them(bytes in message()) {
+            for input in [Message::String, Message::KV] {
+                if let Some(texts) = short_texts(input, &bytes) {
+                    prop_assert_eq!(decode_message(input, Bytes::from(bytes.clone())).ok(), Some(texts));
+                }
+            }
+        }
+    }
 }
