@@ -44,6 +44,8 @@ pub enum HeadError {
 pub struct Heads {
     max: usize,
     to_head: bool,
+    /// Bytes of interim answers, which count as parts of the head.
+    interim: usize,
     /// Bytes that were searched for the head's end: it may come byte by byte.
     searched: usize,
 }
@@ -51,7 +53,7 @@ pub struct Heads {
 impl Heads {
     /// `to_head`: the answer to HEAD.
     pub const fn new(max: usize, to_head: bool) -> Self {
-        Self { max, to_head, searched: 0 }
+        Self { max, to_head, interim: 0, searched: 0 }
     }
 
     /// Takes the head that counts, if it is whole. Interim ones are left out, but for the one that switches protocols.
@@ -61,7 +63,7 @@ impl Heads {
     pub fn take(&mut self, buffer: &mut BytesMut) -> Result<Option<Head>, HeadError> {
         loop {
             let Some(end) = end_of_head(buffer, self.searched) else {
-                if buffer.len() > self.max {
+                if self.interim + buffer.len() > self.max {
                     return Err(HeadError::TooBig);
                 }
                 if !is_beginning(buffer) {
@@ -70,7 +72,8 @@ impl Heads {
                 self.searched = buffer.len().saturating_sub(2);
                 return Ok(None);
             };
-            if end > self.max {
+            self.interim += end;
+            if self.interim > self.max {
                 return Err(HeadError::TooBig);
             }
             self.searched = 0;
@@ -281,6 +284,13 @@ mod tests {
         let head = head.unwrap().unwrap();
         assert_eq!((head.status.as_u16(), head.reason.as_deref()), (200, Some(&b"Fine"[..])));
         assert_eq!((head.headers.len(), head.headers["a"].as_bytes()), (1, &b"1"[..]));
+    }
+
+    #[test]
+    fn interim_answers_do_not_go_on_for_ever() {
+        let interim = [&b"HTTP/1.1 102 Processing\r\n\r\n"[..]; 100];
+        assert_eq!(read(&interim, false).unwrap_err(), HeadError::TooBig);
+        assert_eq!(head(&"HTTP/1.1 102 Processing\r\n\r\n".repeat(100)).unwrap_err(), HeadError::TooBig);
     }
 
     #[test]

@@ -20,14 +20,11 @@ use super::{
 use crate::{
     http1::{
         decoder::{Decoder, Framing, FramingError},
-        incoming::{READ_SIZE, poll_fill},
+        incoming::{LONG_READ_SIZE, READ_SIZE, poll_fill},
     },
     prefixed::Prefixed,
     timer::Timer,
 };
-
-/// Bytes read at a time from an upstream that has much to say.
-const LARGE_READ: usize = 64 * 1024;
 
 /// A body as it comes, and the connection that it comes on.
 pub(crate) struct AnswerBody {
@@ -123,7 +120,7 @@ impl AnswerBody {
             return Poll::Ready(Ok(n));
         }
         let left = self.decoder.plain_bytes_left().and_then(|left| usize::try_from(left).ok());
-        read.reserve(left.unwrap_or(LARGE_READ).clamp(READ_SIZE, LARGE_READ));
+        read.reserve(left.unwrap_or(LONG_READ_SIZE).clamp(READ_SIZE, LONG_READ_SIZE));
         let polled = poll_read_buf(Pin::new(socket), cx, read);
         if polled.is_pending() {
             self.has_much = false;
@@ -170,7 +167,8 @@ impl Upload {
         match pin!(task).poll(cx) {
             Poll::Ready(ended) => {
                 self.task = None;
-                ended.unwrap_or(false)
+                // One that did not end by itself did not send all either.
+                ended.unwrap_or(true)
             }
             Poll::Pending => false,
         }
