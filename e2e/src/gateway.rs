@@ -309,7 +309,8 @@ impl Running {
         lossy(&self.path("pids/nginx.pid")).trim().parse().expect("pids/nginx.pid holds a number")
     }
 
-    /// Resident memory of the gateway, in bytes, without that of its program.
+    /// Resident memory of the gateway, in bytes, without that of its program. It grows by whole pages, and where the kernel
+    /// has huge ones these are of 2 MiB: what a test allows must be many of them, and what it sends many times more.
     pub fn resident_memory(&self) -> usize {
         let status = lossy(Path::new(&format!("/proc/{}/status", self.pid())));
         // Not the pages of its program: how many of these are mapped at a time is the kernel's affair.
