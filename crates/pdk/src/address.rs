@@ -10,7 +10,7 @@ pub fn text(ip: IpAddr) -> String {
 }
 
 /// Appends an address as text.
-pub(crate) fn append(text: &mut Vec<u8>, ip: IpAddr) {
+pub fn append(text: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(ip) => text.extend_from_slice(in_digits(ip, &mut [0; LONGEST])),
         IpAddr::V6(_) => text.extend_from_slice(ip.to_string().as_bytes()),

@@ -73,11 +73,11 @@ pub(crate) struct Forwarded {
 }
 
 /// Writes a line; gives the place of its value.
-fn put_line(text: &mut Vec<u8>, name: &str, value: &str) -> Range<usize> {
+fn put_line(text: &mut Vec<u8>, name: &str, put_value: impl FnOnce(&mut Vec<u8>)) -> Range<usize> {
     text.extend_from_slice(name.as_bytes());
     text.extend_from_slice(b": ");
     let begin = text.len();
-    text.extend_from_slice(value.as_bytes());
+    put_value(text);
     let place = begin..text.len();
     text.extend_from_slice(b"\r\n");
     place
@@ -104,11 +104,17 @@ impl Forwarded {
         let raw_uri = &exchange.request.raw_uri;
         let path = || memchr::memchr(b'?', raw_uri.as_bytes()).map_or(&**raw_uri, |end| &raw_uri[..end]);
         let mut text = Vec::with_capacity(LINES_SIZE);
-        let mut put = |name, value: &str| put_line(&mut text, name, value);
-        let hops = match names_hops.then(|| joined(headers, &X_FORWARDED_FOR)).flatten() {
-            Some(list) => put("X-Forwarded-For", &format!("{list}, {}", address_text(exchange.client.ip))),
-            None => put("X-Forwarded-For", &real_ip(exchange)),
-        };
+        let hops = put_line(&mut text, "X-Forwarded-For", |text| {
+            match names_hops.then(|| joined(headers, &X_FORWARDED_FOR)).flatten() {
+                Some(list) => {
+                    text.extend_from_slice(list.as_bytes());
+                    text.extend_from_slice(b", ");
+                    put_address(text, exchange.client.ip);
+                }
+                None => put_address(text, exchange.client.real_ip),
+            }
+        });
+        let mut put = |name, value: &str| put_line(&mut text, name, |text| text.extend_from_slice(value.as_bytes()));
         let proto = put("X-Forwarded-Proto", &trusted(X_FORWARDED_PROTO).unwrap_or(scheme(exchange).into()));
         let host = put("X-Forwarded-Host", &trusted(X_FORWARDED_HOST).unwrap_or(exchange.request.host.as_str().into()));
         // A Unix socket has none.
@@ -126,7 +132,7 @@ impl Forwarded {
                 without_line = Some(prefix);
             }
         }
-        put("X-Real-IP", &real_ip(exchange));
+        put_line(&mut text, "X-Real-IP", |text| put_address(text, exchange.client.real_ip));
         let end = text.len();
         if let Some(prefix) = without_line {
             text.extend_from_slice(prefix.as_bytes());
@@ -190,13 +196,12 @@ impl HopHeaders for Forwarded {
     }
 }
 
-/// `$remote_addr`.
-fn real_ip(exchange: &Exchange) -> String {
-    address_text(exchange.client.real_ip)
-}
-
-fn address_text(ip: Option<IpAddr>) -> String {
-    ip.map_or_else(|| "unix:".to_owned(), address::text)
+/// A client's address, as `$remote_addr` has it.
+fn put_address(text: &mut Vec<u8>, ip: Option<IpAddr>) {
+    match ip {
+        Some(ip) => address::append(text, ip),
+        None => text.extend_from_slice(b"unix:"),
+    }
 }
 
 /// What this gateway calls itself in Via, by the version of HTTP that it was spoken to with.

@@ -8,3 +8,4 @@ pub(crate) mod incoming;
 pub(crate) mod lines;
 pub(crate) mod outgoing;
 pub(crate) mod spelling;
+mod title_case;

@@ -5,10 +5,7 @@ use std::mem::MaybeUninit;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use super::{
-    decoder::Framing,
-    spelling::{Spelling, is_title_case},
-};
+use super::{decoder::Framing, spelling::Spelling, title_case::is_title_case};
 use crate::{answer::ADDED, request::list};
 
 /// Header lines in a head: far more than nginx's proxy_buffer_size lets through in practice.

@@ -3,6 +3,8 @@
 
 use http::HeaderMap;
 
+use super::title_case::make_title_case;
+
 /// Writes a header line, its name in Title-Case, or as Kong spells it.
 pub(crate) fn put(out: &mut Vec<u8>, name: &str, value: &[u8]) {
     out.reserve(name.len() + value.len() + 4);
@@ -29,12 +31,7 @@ fn put_name(out: &mut Vec<u8>, name: &str) {
         _ => {
             let begin = out.len();
             out.extend_from_slice(name.as_bytes());
-            let mut rest = &mut out[begin..];
-            while let Some(first) = rest.first_mut() {
-                first.make_ascii_uppercase();
-                let Some(hyphen) = rest.iter().position(|byte| *byte == b'-') else { break };
-                rest = &mut rest[hyphen + 1..];
-            }
+            make_title_case(&mut out[begin..]);
             return;
         }
     };

@@ -43,31 +43,11 @@ fn names(head: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Whether a name is written so: its first letter, and each after a hyphen, as a capital.
-pub(crate) fn is_title_case(name: &[u8]) -> bool {
-    let mut after_hyphen = true;
-    name.iter().all(|byte| {
-        let as_written = if after_hyphen { !byte.is_ascii_lowercase() } else { !byte.is_ascii_uppercase() };
-        after_hyphen = *byte == b'-';
-        as_written
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Bytes, Spelling, is_title_case};
-
-    #[test]
-    fn names_in_title_case_need_not_be_remembered() {
-        for name in ["Host", "X-Real-Ip", "A", "X-1a", "-A", "X--Y"] {
-            assert!(is_title_case(name.as_bytes()), "{name}");
-        }
-        for name in ["host", "ETag", "X-Real-IP", "x-A", "TE"] {
-            assert!(!is_title_case(name.as_bytes()), "{name}");
-        }
-    }
+    use super::{super::title_case::is_title_case, Bytes, Spelling};
 
     fn check(came: &str, goes: &str, expect: &str) {
         let spelling = Spelling::of_head(&Bytes::copy_from_slice(came.as_bytes()));

@@ -119,7 +119,9 @@ impl<'a> Attempts<'a> {
     async fn next_of_host(&mut self) -> Result<Address, BalanceError> {
         let host = self.host;
         // A plugin may name an address and a port in one; that port counts then.
-        if let Ok(socket) = host.parse::<SocketAddr>() {
+        if host.contains(':')
+            && let Ok(socket) = host.parse::<SocketAddr>()
+        {
             return Ok(Address { socket, host: host.to_owned(), port: socket.port() });
         }
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
