@@ -6,11 +6,12 @@ use prost::Message as _;
 use crate::{Call, Return, method::Method};
 
 mod args;
-mod count;
+mod dynamic;
 mod results;
 /// The messages of the wire schema.
 #[expect(unreachable_pub, reason = "generated")]
 #[allow(clippy::all, clippy::use_self, reason = "generated")]
+#[allow(dead_code, reason = "messages with dynamic parts are read as types of their own")]
 mod schema {
     include!(concat!(env!("OUT_DIR"), "/kong_plugin_protocol.rs"));
 }
@@ -128,6 +129,15 @@ fn put_frame(message: &impl prost::Message, out: &mut BytesMut) {
     message.encode_raw(out);
 }
 
+/// Appends as a frame what `put` appends.
+fn put_written_frame(out: &mut BytesMut, put: impl FnOnce(&mut BytesMut)) {
+    let begin = out.len();
+    put_header(0, out);
+    put(out);
+    let length = out.len() - begin - HEADER;
+    out[begin..begin + HEADER].copy_from_slice(&header(length).to_le_bytes());
+}
+
 /// A command to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command<'a> {
@@ -202,7 +212,11 @@ fn text_length(field: u32, text: &str) -> usize {
 }
 
 fn put_header(length: usize, out: &mut BytesMut) {
-    out.put_u32_le(u32::try_from(length).unwrap_or(u32::MAX));
+    out.put_u32_le(header(length));
+}
+
+fn header(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
 }
 
 /// A server's answer to a command.

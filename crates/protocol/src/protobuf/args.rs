@@ -2,10 +2,42 @@
 
 use bytes::Bytes;
 use prost::Message as _;
-use prost_types::{ListValue, Struct, value::Kind};
 
-use super::{Error, count, schema, undecodable};
+use super::{
+    Error,
+    dynamic::{Reader, next_field, skip},
+    schema, undecodable,
+};
 use crate::{Value, lua, method::Message};
+
+/// The schema's `KV`, its dynamic part still as bytes.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct Kv {
+    #[prost(string, tag = "1")]
+    k: String,
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    v: Option<Bytes>,
+}
+
+/// The schema's `ExitArgs`, in the same way.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct ExitArgs {
+    #[prost(int32, tag = "1")]
+    status: i32,
+    #[prost(bytes = "bytes", tag = "2")]
+    body: Bytes,
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    headers: Option<Bytes>,
+}
+
+/// The schema's `AuthenticateArgs`, whose consumer may have many tags.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct AuthenticateArgs {
+    #[prost(bytes = "bytes", optional, tag = "1")]
+    consumer: Option<Bytes>,
+    #[prost(message, optional, tag = "2")]
+    credential: Option<schema::AuthenticatedCredential>,
+}
 
 pub(super) fn decode(input: Message, bytes: Bytes) -> Result<Vec<Value>, Error> {
     match short_texts(input, &bytes) {
@@ -16,7 +48,7 @@ pub(super) fn decode(input: Message, bytes: Bytes) -> Result<Vec<Value>, Error> 
 
 /// As the message of the schema that it is.
 fn decode_message(input: Message, bytes: Bytes) -> Result<Vec<Value>, Error> {
-    count::check(input, &bytes)?;
+    let mut dynamic = Reader::default();
     macro_rules! message {
         ($type:ty) => {
             <$type>::decode(bytes).map_err(undecodable(stringify!($type)))?
@@ -30,33 +62,31 @@ fn decode_message(input: Message, bytes: Bytes) -> Result<Vec<Value>, Error> {
         Message::String => vec![message!(schema::String).v.into()],
         Message::ByteString => vec![Value::Binary(message!(schema::ByteString).v)],
         Message::KV => {
-            let kv = message!(schema::Kv);
-            vec![kv.k.into(), kv.v.map_or(Value::Nil, value)]
+            let kv = message!(Kv);
+            vec![kv.k.into(), kv.v.map_or(Ok(Value::Nil), |value| dynamic.value(&value))?]
         }
         Message::Target => {
             let target = message!(schema::Target);
             vec![target.host.into(), i64::from(target.port).into()]
         }
         Message::ExitArgs => {
-            let exit = message!(schema::ExitArgs);
-            vec![
-                i64::from(exit.status).into(),
-                Value::Binary(exit.body),
-                exit.headers.map_or(Value::Nil, |headers| Value::Map(fields(headers))),
-            ]
+            let exit = message!(ExitArgs);
+            let headers = exit.headers.map(|headers| dynamic.fields(&headers)).transpose()?;
+            vec![i64::from(exit.status).into(), Value::Binary(exit.body), headers.map_or(Value::Nil, Value::Map)]
         }
         Message::ConsumerSpec => {
             let spec = message!(schema::ConsumerSpec);
             vec![spec.id.into(), spec.by_username.into()]
         }
         Message::AuthenticateArgs => {
-            let args = message!(schema::AuthenticateArgs);
-            vec![args.consumer.map_or(Value::Nil, consumer), args.credential.map_or(Value::Nil, credential)]
+            let args = message!(AuthenticateArgs);
+            let consumer = args.consumer.map_or(Ok(Value::Nil), consumer)?;
+            vec![consumer, args.credential.map_or(Value::Nil, credential)]
         }
-        Message::Struct => vec![Value::Map(fields(message!(Struct)))],
-        Message::ListValue => lua::unpack(items(message!(ListValue))),
-        Message::Value => vec![value(message!(prost_types::Value))],
-        Message::Consumer => vec![consumer(message!(schema::Consumer))],
+        Message::Struct => vec![Value::Map(dynamic.fields(&bytes)?)],
+        Message::ListValue => lua::unpack(dynamic.items(&bytes)?),
+        Message::Value => vec![dynamic.value(&bytes)?],
+        Message::Consumer => vec![consumer(bytes)?],
         Message::AuthenticatedCredential => vec![credential(message!(schema::AuthenticatedCredential))],
         // results only: no method takes them
         Message::MemoryStats
@@ -102,36 +132,23 @@ fn short_field<'b>(bytes: &mut &'b [u8], key: u8) -> Option<&'b [u8]> {
     (*first == key).then_some(field)
 }
 
-/// Lua's `a or b` chain in Kong loses a false and shows a null by the name of its enum value.
-fn value(value: prost_types::Value) -> Value {
-    match value.kind {
-        None | Some(Kind::BoolValue(false)) => Value::Nil,
-        Some(Kind::BoolValue(true)) => Value::Bool(true),
-        Some(Kind::NullValue(_)) => "NULL_VALUE".into(),
-        Some(Kind::NumberValue(number)) => lua::number(number),
-        Some(Kind::StringValue(text)) => text.into(),
-        Some(Kind::ListValue(list)) => Value::List(items(list)),
-        Some(Kind::StructValue(map)) => Value::Map(fields(map)),
+fn consumer(bytes: Bytes) -> Result<Value, Error> {
+    const TAGS: u32 = 5;
+    let (mut items, mut rest) = (Reader::default(), &*bytes);
+    while let Some((number, kind)) = next_field(&mut rest)? {
+        if number == TAGS {
+            items.count()?;
+        }
+        skip(number, kind, &mut rest)?;
     }
-}
-
-fn items(list: ListValue) -> Vec<Value> {
-    list.values.into_iter().map(value).collect()
-}
-
-/// A nil is an absent field.
-fn fields(map: Struct) -> Vec<(String, Value)> {
-    map.fields.into_iter().map(|(key, item)| (key, value(item))).filter(|(_, item)| !item.is_nil()).collect()
-}
-
-fn consumer(consumer: schema::Consumer) -> Value {
-    Value::Map(vec![
+    let consumer = schema::Consumer::decode(bytes).map_err(undecodable("Consumer"))?;
+    Ok(Value::Map(vec![
         ("id".to_owned(), consumer.id.into()),
         ("created_at".to_owned(), consumer.created_at.into()),
         ("username".to_owned(), consumer.username.into()),
         ("custom_id".to_owned(), consumer.custom_id.into()),
         ("tags".to_owned(), Value::List(consumer.tags.into_iter().map(Value::from).collect())),
-    ])
+    ]))
 }
 
 fn credential(credential: schema::AuthenticatedCredential) -> Value {

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use prost_types::{ListValue, Struct, value::Kind};
 
-use super::{put_empty_frame, put_frame, put_header, put_text, schema, text_length};
+use super::{
+    dynamic::{put_items, put_struct_of_texts, put_value},
+    put_empty_frame, put_frame, put_header, put_text, put_written_frame, schema, text_length,
+};
 use crate::{Return, Value, lua, method::Message, value::readable};
 
 pub(super) fn put(output: Message, result: &Return, out: &mut BytesMut) {
     let value = &result.value;
     match output {
         // always a message: nil has a value of its own, a body that is not there an error
-        Message::Value => put_frame(&wrap(value), out),
+        Message::Value => put_written_frame(out, |out| put_value(value, out)),
         Message::RawBodyResult => put_frame(&raw_body(result), out),
         _ if value.is_nil() => put_empty_frame(out),
         Message::Bool => put_frame(&schema::Bool { v: !matches!(value, Value::Bool(false)) }, out),
@@ -20,10 +22,10 @@ pub(super) fn put(output: Message, result: &Return, out: &mut BytesMut) {
         Message::Number => put_frame(&schema::Number { v: double(value) }, out),
         Message::String => put_string(value, out),
         Message::ByteString => put_frame(&schema::ByteString { v: bytes(value) }, out),
-        Message::Struct => put_frame(&wrap_texts(value), out),
+        Message::Struct => put_written_frame(out, |out| put_struct_of_texts(value, out)),
         Message::ListValue => {
             let items = if let Value::List(items) = value { items.as_slice() } else { &[] };
-            put_frame(&ListValue { values: items.iter().map(wrap).collect() }, out);
+            put_written_frame(out, |out| put_items(items, out));
         }
         Message::UriCapturesResult => put_frame(&uri_captures(value), out),
         Message::Route => put_frame(&route(value), out),
@@ -46,52 +48,6 @@ fn put_string(value: &Value, out: &mut BytesMut) {
     let text = readable(bytes);
     put_header(text_length(1, &text), out);
     put_text(1, &text, out);
-}
-
-/// A table is a list if it has an item at 1, so the empty table is a struct, whatever it was meant to be.
-fn wrap(value: &Value) -> prost_types::Value {
-    let kind = match value {
-        Value::Nil => Kind::NullValue(0),
-        Value::Bool(truth) => Kind::BoolValue(*truth),
-        #[expect(clippy::cast_precision_loss, reason = "Lua's numbers are doubles")]
-        Value::Int(int) => Kind::NumberValue(*int as f64),
-        Value::Float(float) => Kind::NumberValue(*float),
-        Value::Text(_) | Value::Binary(_) => Kind::StringValue(text(value)),
-        Value::List(items) if !items.is_empty() => {
-            Kind::ListValue(ListValue { values: items.iter().map(wrap).collect() })
-        }
-        Value::List(_) | Value::Map(_) => Kind::StructValue(wrap_struct(value)),
-    };
-    prost_types::Value { kind: Some(kind) }
-}
-
-fn wrap_struct(value: &Value) -> Struct {
-    let fields = match value {
-        Value::Map(fields) => fields.iter().map(|(key, item)| (key.clone(), wrap(item))).collect(),
-        Value::List(items) => items.iter().enumerate().map(|(i, item)| ((i + 1).to_string(), wrap(item))).collect(),
-        _ => BTreeMap::new(),
-    };
-    Struct { fields }
-}
-
-/// Headers and query arguments: each a text or a list of texts. go-pdk loses what is none, such as the `true` of an
-/// argument without a value.
-fn wrap_texts(value: &Value) -> Struct {
-    let wrap_one = |item: &Value| match item {
-        Value::Bool(_) | Value::Int(_) | Value::Float(_) => {
-            prost_types::Value { kind: Some(Kind::StringValue(text(item))) }
-        }
-        other => wrap(other),
-    };
-    let Value::Map(fields) = value else { return wrap_struct(value) };
-    let wrap_field = |item: &Value| match item {
-        Value::List(items) => {
-            let values = items.iter().map(wrap_one).collect();
-            prost_types::Value { kind: Some(Kind::ListValue(ListValue { values })) }
-        }
-        single => wrap_one(single),
-    };
-    Struct { fields: fields.iter().map(|(name, item)| (name.clone(), wrap_field(item))).collect() }
 }
 
 /// A query argument without a value is `true` and goes out as text, as numbers do.

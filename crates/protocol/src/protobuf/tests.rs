@@ -313,7 +313,7 @@ fn entities_are_filled_by_field_name() {
     assert_eq!((message.workers_lua_vms[0].pid, message.workers_lua_vms[0].http_allocated_gc), (9, 1));
 }
 
-fn any_value() -> impl Strategy<Value = Value> {
+pub(super) fn any_value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Nil),
         any::<bool>().prop_map(Value::from),
