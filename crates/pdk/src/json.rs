@@ -89,8 +89,7 @@ impl Encoder<'_> {
             Value::Nil => self.out.extend_from_slice(b"null"),
             Value::Bool(true) => self.out.extend_from_slice(b"true"),
             Value::Bool(false) => self.out.extend_from_slice(b"false"),
-            #[expect(clippy::cast_precision_loss, reason = "Lua has doubles only")]
-            Value::Int(n) => self.number(*n as f64)?,
+            Value::Int(n) => self.integer(*n)?,
             Value::Float(n) => self.number(*n)?,
             Value::Text(text) | Value::Binary(text) => self.string(text),
             Value::List(items) if items.is_empty() && self.empty == EmptyList::Object => {
@@ -122,6 +121,16 @@ impl Encoder<'_> {
         Ok(())
     }
 
+    fn integer(&mut self, n: i64) -> Result<(), String> {
+        let fits = u32::try_from(self.digits).is_ok_and(|digits| n.unsigned_abs() < 10_u64.pow(digits.min(15)));
+        if fits {
+            self.out.extend_from_slice(itoa::Buffer::new().format(n).as_bytes());
+            return Ok(());
+        }
+        #[expect(clippy::cast_precision_loss, reason = "Lua has doubles only")]
+        self.number(n as f64)
+    }
+
     fn number(&mut self, n: f64) -> Result<(), String> {
         if !n.is_finite() && !self.lossy {
             return Err("Cannot serialise number: must not be NaN or Infinity".to_owned());
@@ -133,7 +142,7 @@ impl Encoder<'_> {
     fn string(&mut self, text: &[u8]) {
         self.out.push(b'"');
         let mut rest = text;
-        while let Some(at) = rest.iter().position(|byte| ESCAPED[usize::from(*byte)]) {
+        while let Some(at) = first_escaped(rest) {
             let (plain, escaped) = rest.split_at(at);
             self.out.extend_from_slice(plain);
             let [byte, after @ ..] = escaped else { break };
@@ -154,6 +163,15 @@ impl Encoder<'_> {
         self.out.extend_from_slice(rest);
         self.out.push(b'"');
     }
+}
+
+/// The place of the first byte that is escaped. Most texts have none: they are looked at in groups.
+fn first_escaped(text: &[u8]) -> Option<usize> {
+    let (groups, _) = text.as_chunks::<8>();
+    let is_plain = |group: &&[u8; 8]| !group.iter().fold(false, |any, byte| any | ESCAPED[usize::from(*byte)]);
+    let plain = groups.iter().take_while(is_plain).count() * 8;
+    let found = text.get(plain..)?.iter().position(|byte| ESCAPED[usize::from(*byte)])?;
+    Some(plain + found)
 }
 
 /// The bytes that are escaped in a string.
@@ -183,6 +201,34 @@ mod tests {
         let text = encode(&Value::List(vec![]), 14, EmptyList::Array).unwrap();
         assert_eq!(text, "[]");
         assert!(encode(&Value::Float(f64::NAN), 14, EmptyList::Object).is_err());
+    }
+
+    #[test]
+    fn what_is_escaped_is_found_wherever_it_stands() {
+        for length in 0..40 {
+            for at in 0..length {
+                let mut text = vec![b'x'; length];
+                text[at] = b'"';
+                let expect = format!("\"{}\\\"{}\"", "x".repeat(at), "x".repeat(length - at - 1));
+                let text = Value::Text(text.into());
+                assert_eq!(encode(&text, 14, EmptyList::Object).unwrap(), expect);
+            }
+        }
+    }
+
+    #[test]
+    fn integers_have_the_digits_of_doubles() {
+        for (n, digits, expect) in [
+            (0, 14, "0"),
+            (-7, 14, "-7"),
+            (99_999_999_999_999, 14, "99999999999999"),
+            (100_000_000_000_000, 14, "1e+14"),
+            (-123_456_789_012_345, 14, "-1.2345678901234e+14"),
+            (123_456_789_012_345, 16, "123456789012345"),
+            (i64::MIN, 14, "-9.2233720368548e+18"),
+        ] {
+            assert_eq!(encode(&Value::Int(n), digits, EmptyList::Object).unwrap(), expect);
+        }
     }
 
     proptest::proptest! {
