@@ -18,7 +18,7 @@ use crate::{
     generation::Generation,
     real_ip,
     request_body::Incoming,
-    sanitiser::{RawTarget, is_host, is_kept},
+    sanitiser::{RawTarget, is_host, is_kept, repeats_what_is_single},
 };
 
 /// nginx's `server_name` in Kong's configuration.
@@ -82,11 +82,11 @@ pub(crate) fn exchange(
         None if parts.version < Version::HTTP_11 => SERVER_NAME.to_owned(),
         None => String::new(),
     };
-    let raw_uri = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    // It is empty where the target was only an authority.
-    let raw_uri = if raw_uri.is_empty() { "/" } else { raw_uri };
+    let raw_uri = parts.uri.path_and_query().map_or("", http::uri::PathAndQuery::as_str);
     // Bytes that are no text stay percent-encoded.
-    let raw_uri = raw_target.and_then(|raw| std::str::from_utf8(&raw.0).ok()).unwrap_or(raw_uri).to_owned();
+    let raw_uri = raw_target.and_then(|raw| std::str::from_utf8(&raw.0).ok()).unwrap_or(raw_uri);
+    // A target may be an authority, and a query.
+    let raw_uri = if raw_uri.starts_with('/') { raw_uri.to_owned() } else { ["/", raw_uri].concat() };
     let version = match parts.version {
         Version::HTTP_10 | Version::HTTP_09 => HttpVersion::Http10,
         Version::HTTP_2 => HttpVersion::Http2,
@@ -308,7 +308,7 @@ pub(crate) fn refusal(exchange: &Exchange, settings: &Settings) -> Option<u16> {
     }
     let mut hosts = request.headers.get_all(header::HOST).iter();
     let is_sound = hosts.next().is_none_or(|host| is_host(host.as_bytes())) && hosts.next().is_none();
-    if request.host.is_empty() || !is_sound {
+    if request.host.is_empty() || !is_sound || repeats_what_is_single(&request.headers) {
         return Some(400);
     }
     if !is_path(path_and_query(&request.raw_uri).0) {

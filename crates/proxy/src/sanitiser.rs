@@ -12,7 +12,7 @@ use http::{HeaderMap, Method, Uri, Version};
 use http_body::Frame;
 
 pub use head::Refusal;
-pub(crate) use head::{is_host, is_kept};
+pub(crate) use head::{is_host, is_kept, repeats_what_is_single};
 
 use crate::http1::{
     decoder::{Decoder, Framing, FramingError},
@@ -121,11 +121,13 @@ impl Reader {
         }
         let end = match head::find_end(&self.buffer, self.searched, &self.limits) {
             Ok(Some(end)) => end,
-            Ok(None) => {
-                self.searched = self.buffer.len();
-                return Ok(None);
-            }
-            Err(why) => {
+            unfinished => {
+                // The request line comes before the rest, also where all has come at once.
+                let checked = head::check_beginning(&self.buffer, self.searched, &self.limits).and(unfinished);
+                let Err(why) = checked else {
+                    self.searched = self.buffer.len();
+                    return Ok(None);
+                };
                 let head = self.buffer[..self.buffer.len().min(self.limits.head)].to_vec();
                 return Err(Refused { why, head });
             }

@@ -119,6 +119,44 @@ async fn a_malformed_chunk_never_gets_a_second_request_through() {
 }
 
 #[tokio::test]
+async fn what_cannot_become_a_request_is_refused_at_once() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    for (what, bytes) in [
+        ("TLS without TLS", &b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03"[..]),
+        ("a method in small letters", b"get"),
+        ("HTTP/0.9", b"GET /\r\n"),
+        ("another protocol", b"EHLO a.test\r\n"),
+    ] {
+        refuses(&gateway, &upstream, what, bytes).await;
+    }
+}
+
+#[tokio::test]
+async fn a_header_that_says_who_is_asking_is_not_said_twice() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let bytes = "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nAuthorization: b\r\n\r\n";
+    refuses(&gateway, &upstream, "two Authorizations", bytes.as_bytes()).await;
+    let request = http::Request::get("http://a.test/").header("authorization", "a").header("authorization", "b");
+    assert_eq!(gateway.http2().await.request(request.body(Vec::new()).unwrap()).await.status, 400);
+    assert!(upstream.requests().is_empty());
+}
+
+#[tokio::test]
+async fn trailers_do_not_get_headers_past_the_plugins() {
+    let upstream = Upstream::echo().await;
+    let mut config = upstream.behind_everything();
+    config["services"][0]["routes"][0]["request_buffering"] = json!(false);
+    let gateway = Gateway::new().config(config).start().await;
+    let mut connection = gateway.connect().await;
+    let head = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X-Consumer-Username\r\n\r\n";
+    connection.send(format!("{head}5\r\nhello\r\n0\r\nX-Consumer-Username: admin\r\n\r\n")).await;
+    assert_eq!(connection.response().await.json()["body"], "hello");
+    assert_eq!(upstream.request().trailers, []);
+}
+
+#[tokio::test]
 async fn what_is_unusual_but_clear_is_served() {
     let upstream = Upstream::echo().await;
     let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
@@ -138,6 +176,8 @@ async fn what_is_unusual_but_clear_is_served() {
         ("a method of one's own", "PURGE / HTTP/1.1\r\nHost: a\r\n\r\n"),
         ("a port in Host", "GET / HTTP/1.1\r\nHost: a:8000\r\n\r\n"),
         ("an IPv6 Host", "GET / HTTP/1.1\r\nHost: [::1]:8000\r\n\r\n"),
+        ("a later version of HTTP/1", "GET / HTTP/1.2\r\nHost: a\r\n\r\n"),
+        ("a target of host and query", "GET http://a?b HTTP/1.1\r\nHost: a\r\n\r\n"),
         ("HTTP/1.0 without Host", "GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"),
     ] {
         let mut connection = gateway.connect().await;

@@ -1,7 +1,7 @@
 //! The checks that a request's head must pass, and what is said of one that does not.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, uri::Authority};
 
 use super::{Head, Limits, RawTarget};
 use crate::http1::{decoder::Framing, spelling::Spelling};
@@ -34,8 +34,12 @@ pub enum Refusal {
     BadEncoding,
     /// HTTP/1.0 has no transfer encodings.
     EncodingInHttp10,
+    /// A header twice of which there is one at most: one that reads the first could let in what another reads last.
+    RepeatedHeader,
     /// The head did not arrive in time.
     HeadTimeout,
+    /// The client closed its connection in the middle of the head.
+    ClientLeft,
 }
 
 impl Refusal {
@@ -73,7 +77,9 @@ impl Refusal {
             }
             Self::BadEncoding => "client sent unknown \"Transfer-Encoding\"",
             Self::EncodingInHttp10 => "client sent HTTP/1.0 request with \"Transfer-Encoding\" header",
+            Self::RepeatedHeader => "client sent duplicate header line",
             Self::HeadTimeout => "client timed out while sending its header",
+            Self::ClientLeft => "client prematurely closed connection",
         }
     }
 }
@@ -103,14 +109,34 @@ pub(super) fn find_end(bytes: &[u8], searched: usize, limits: &Limits) -> Result
     if seen > limits.head { Err(Refusal::HeadTooLarge) } else { Ok(end) }
 }
 
+/// Checks the beginning of a head of which more is to come: what cannot become a request is not waited for. The client may
+/// speak another protocol, TLS for example, and wait for an answer. The first `searched` bytes were checked before.
+pub(super) fn check_beginning(bytes: &[u8], searched: usize, limits: &Limits) -> Result<(), Refusal> {
+    match bytes[method_length(bytes)..] {
+        // That may go on, or end as it should.
+        [] | [b'\r'] => return Ok(()),
+        [b'\r', b'\n', ..] => return Err(Refusal::BadRequestLine),
+        _ => check_method(bytes)?,
+    }
+    match memchr::memchr(b'\n', bytes) {
+        Some(end) if end >= searched && end <= limits.line => {
+            let line = bytes[..end].strip_suffix(b"\r").ok_or(Refusal::BareLineEnd)?;
+            parse_request_line(&Bytes::copy_from_slice(line), line).map(|_| ())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Checks a whole head, and reads it.
 pub(super) fn parse(head: &Bytes, limits: &Limits) -> Result<Head, Refusal> {
     let mut lines = Lines { head, at: 0 };
-    let Some((_, line)) = lines.next()? else { return Err(Refusal::BadRequestLine) };
-    let request = parse_request_line(head, line).map_err(|why| blame(line, why))?;
+    // As when it comes byte by byte: the method comes first.
+    let line = lines.next().map_err(|why| check_method(head).err().unwrap_or(why))?;
+    let Some((_, line)) = line else { return Err(Refusal::BadRequestLine) };
+    let request = parse_request_line(head, line)?;
 
     // Few lines are shorter than that with all that is in a head.
-    let mut headers = HeaderMap::with_capacity(head.len() / 32 + 1);
+    let mut headers = HeaderMap::with_capacity((head.len() / 32 + 1).min(limits.lines));
     let mut host: Option<bool> = None;
     let mut length: Option<u64> = None;
     let mut chunked = false;
@@ -122,7 +148,7 @@ pub(super) fn parse(head: &Bytes, limits: &Limits) -> Result<Head, Refusal> {
         if count > limits.lines {
             return Err(Refusal::HeadTooLarge);
         }
-        let (name, value) = parse_header(head, start, line, limits).map_err(|why| blame(line, why))?;
+        let (name, mut value) = parse_header(head, start, line, limits).map_err(|why| blame(line, why))?;
         if !name.kept {
             continue;
         }
@@ -133,8 +159,13 @@ pub(super) fn parse(head: &Bytes, limits: &Limits) -> Result<Head, Refusal> {
                 return Err(Refusal::SeveralHosts);
             }
         } else if name == header::CONTENT_LENGTH {
-            if length.replace(parse_length(value.as_bytes())?).is_some() {
+            let said = parse_length(value.as_bytes())?;
+            if length.replace(said).is_some() {
                 return Err(Refusal::SeveralLengths);
+            }
+            if matches!(value.as_bytes(), [b'0', _, ..]) {
+                // Nobody behind this is to take it for an octal number.
+                value = said.into();
             }
         } else if name == header::TRANSFER_ENCODING {
             if chunked || !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
@@ -157,6 +188,9 @@ pub(super) fn parse(head: &Bytes, limits: &Limits) -> Result<Head, Refusal> {
     if chunked && request.version == Version::HTTP_10 {
         return Err(Refusal::EncodingInHttp10);
     }
+    if repeats_what_is_single(&headers) {
+        return Err(Refusal::RepeatedHeader);
+    }
     let Some((uri, raw_target)) = request.target else { return Err(Refusal::MethodNotAllowed) };
     Ok(Head {
         method: request.method,
@@ -169,6 +203,22 @@ pub(super) fn parse(head: &Bytes, limits: &Limits) -> Result<Head, Refusal> {
         // HTTP/1.0 does not know it.
         expects_continue: expects_continue && request.version == Version::HTTP_11,
     })
+}
+
+/// Whether there is a second line of a header of which nginx takes one only (`ngx_http_process_unique_header_line`).
+pub(crate) fn repeats_what_is_single(headers: &HeaderMap) -> bool {
+    const SINGLE: [HeaderName; 8] = [
+        header::AUTHORIZATION,
+        header::CONTENT_RANGE,
+        header::EXPECT,
+        header::IF_MATCH,
+        header::IF_MODIFIED_SINCE,
+        header::IF_NONE_MATCH,
+        header::IF_RANGE,
+        header::IF_UNMODIFIED_SINCE,
+    ];
+    // Few repeat any.
+    headers.len() != headers.keys_len() && SINGLE.iter().any(|name| headers.get_all(name).iter().nth(1).is_some())
 }
 
 /// Of a line with a CR in its middle it is that what is told: wherever it stands, it is refused.
@@ -200,34 +250,54 @@ struct RequestLine {
     target: Option<(Uri, Option<RawTarget>)>,
 }
 
-fn parse_request_line(head: &Bytes, line: &[u8]) -> Result<RequestLine, Refusal> {
+/// How many bytes of a method there are.
+fn method_length(line: &[u8]) -> usize {
     let is_method = |byte: &u8| matches!(byte, b'A'..=b'Z' | b'_' | b'-');
-    let method_end = line.iter().position(|byte| !is_method(byte)).unwrap_or(line.len());
+    line.iter().position(|byte| !is_method(byte)).unwrap_or(line.len())
+}
+
+/// Whether a line begins with a method and a space.
+fn check_method(line: &[u8]) -> Result<(), Refusal> {
+    let length = method_length(line);
+    match line.get(length) {
+        Some(b' ') if length > 0 => Ok(()),
+        Some(b'\r' | b'\n') => Err(Refusal::BareLineEnd),
+        _ => Err(Refusal::BadRequestLine),
+    }
+}
+
+fn parse_request_line(head: &Bytes, line: &[u8]) -> Result<RequestLine, Refusal> {
+    let method_end = method_length(line);
     let (method, rest) = line.split_at(method_end);
-    let rest = rest.strip_prefix(b" ").ok_or(Refusal::BadRequestLine)?;
+    let Some(rest) = rest.strip_prefix(b" ").filter(|_| method_end > 0) else {
+        return Err(check_method(line).err().unwrap_or(Refusal::BadRequestLine));
+    };
+    parse_target_and_version(head, method, rest).map_err(|why| blame(line, why))
+}
+
+fn parse_target_and_version(head: &Bytes, method: &[u8], rest: &[u8]) -> Result<RequestLine, Refusal> {
     let target_end = rest.iter().position(|byte| *byte < 0x21 || *byte == 0x7f).unwrap_or(rest.len());
     let (target, version) = rest.split_at(target_end);
     let version = version.strip_prefix(b" ").ok_or(Refusal::BadRequestLine)?;
-    if method.is_empty() || target.is_empty() {
+    if target.is_empty() {
         return Err(Refusal::BadRequestLine);
     }
     let version = match version {
-        b"HTTP/1.1" => Version::HTTP_11,
         b"HTTP/1.0" => Version::HTTP_10,
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', b'0'..=b'9'] if major.is_ascii_digit() => {
-            return Err(Refusal::UnsupportedVersion);
-        }
+        // One that is known, with what a later one may have added left out (RFC 9110, 2.5).
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => Version::HTTP_11,
+        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => return Err(Refusal::UnsupportedVersion),
         _ => return Err(Refusal::BadRequestLine),
     };
+    let at = method.len() + 1;
     let method = Method::from_bytes(method).map_err(|_| Refusal::BadRequestLine)?;
     if method == Method::TRACE || method == Method::CONNECT {
         return Ok(RequestLine { method, version, target: None });
     }
-    let absolute = |scheme: &[u8]| target.len() > scheme.len() && target[..scheme.len()].eq_ignore_ascii_case(scheme);
-    if target[0] != b'/' && !absolute(b"http://") && !absolute(b"https://") {
+    let is_absolute = target[0] != b'/';
+    if is_absolute && !["http://", "https://"].iter().any(|scheme| starts_with(target, scheme)) {
         return Err(Refusal::BadRequestLine);
     }
-    let at = method_end + 1;
     let target = head.slice(at..at + target_end);
     let target = match Uri::from_maybe_shared(target.clone()) {
         Ok(uri) => (uri, target.contains(&b'#').then(|| raw(&target))),
@@ -236,7 +306,22 @@ fn parse_request_line(head: &Bytes, line: &[u8]) -> Result<RequestLine, Refusal>
             (uri, Some(raw(&target)))
         }
     };
+    if is_absolute && !target.0.authority().is_some_and(is_host_and_port) {
+        return Err(Refusal::BadRequestLine);
+    }
     Ok(RequestLine { method, version, target: Some(target) })
+}
+
+fn starts_with(target: &[u8], scheme: &str) -> bool {
+    target.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme.as_bytes()))
+}
+
+/// Whether an absolute target names nothing but a host and a port: no user, whom somebody could take for the host.
+fn is_host_and_port(authority: &Authority) -> bool {
+    let (authority, host) = (authority.as_str(), authority.host());
+    authority.strip_prefix(host).is_some_and(|port| {
+        port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|digit| digit.is_ascii_digit()))
+    })
 }
 
 /// A target without scheme and host.
@@ -248,6 +333,7 @@ fn raw(target: &Bytes) -> RawTarget {
     let end = target[authority..].iter().position(|byte| matches!(byte, b'/' | b'?' | b'#'));
     RawTarget(match end.map(|at| authority + at) {
         Some(at) if target[at] == b'/' => target.slice(at..),
+        Some(at) if target[at] == b'?' => [b"/", &target[at..]].concat().into(),
         _ => Bytes::from_static(b"/"),
     })
 }

@@ -2,6 +2,7 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
 use super::{Limits, Reader, Refusal, Seen, follow, head};
+use crate::http1::decoder::Framing;
 
 const LIMITS: Limits = Limits { line: 8 * 1024, head: 32 * 1024, lines: 512, underscores: true };
 
@@ -22,6 +23,9 @@ fn what_can_be_read_in_one_way_passes() {
         "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET / HTTP/1.0\r\n\r\n",
         "GET http://a/b HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET HTTPS://[::1]:80?b HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.2\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\nCookie: a\r\nCookie: a\r\nAuthorization: a\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: a:8000\r\nContent-Length: 0\r\n\r\n",
         "POST / HTTP/1.1\r\nHost: [::1]:80\r\nTransfer-Encoding: Chunked\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a\r\nX: caf\u{e9}\ttab\r\nEmpty:\r\n\r\n",
@@ -65,6 +69,8 @@ fn what_is_ambiguous_is_refused() {
         ("X: a\u{c}", Refusal::ControlByte),
         ("X: a\nTransfer-Encoding: chunked", Refusal::BareLineEnd),
         ("Host: b", Refusal::SeveralHosts),
+        ("Authorization: a\r\nX: b\r\nauthorization: a", Refusal::RepeatedHeader),
+        ("If-None-Match: a\r\nIf-None-Match: b", Refusal::RepeatedHeader),
     ] {
         check(&body(headers), Err(why));
     }
@@ -83,6 +89,10 @@ fn what_is_ambiguous_is_refused() {
         ("GET /\t HTTP/1.1\r\nHost: a\r\n\r\n", Refusal::BadRequestLine),
         ("GET / HTTP/2.0\r\nHost: a\r\n\r\n", Refusal::UnsupportedVersion),
         ("GET / http/1.1\r\nHost: a\r\n\r\n", Refusal::BadRequestLine),
+        ("GET / HTTP/0.9\r\nHost: a\r\n\r\n", Refusal::UnsupportedVersion),
+        ("GET http://user@a/ HTTP/1.1\r\nHost: a\r\n\r\n", Refusal::BadRequestLine),
+        ("GET http://a:b/ HTTP/1.1\r\nHost: a\r\n\r\n", Refusal::BadRequestLine),
+        ("GET http:///b HTTP/1.1\r\nHost: a\r\n\r\n", Refusal::BadRequestLine),
         ("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", Refusal::MethodNotAllowed),
         ("CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", Refusal::MethodNotAllowed),
         ("GET / HTTP/1.1\nHost: a\n\n", Refusal::BareLineEnd),
@@ -92,6 +102,36 @@ fn what_is_ambiguous_is_refused() {
     ] {
         check(request, Err(why));
     }
+}
+
+#[test]
+fn what_cannot_become_a_request_is_not_waited_for() {
+    for (beginning, expect) in [
+        ("", None),
+        ("GET", None),
+        ("GET /", None),
+        ("\r", None),
+        ("GET / HTTP/1.1\r\nHost", None),
+        ("GET / HTTP/1.1\r\nHost: a\r\n", None),
+        ("\u{16}\u{3}\u{1}", Some(Refusal::BadRequestLine)),
+        ("get", Some(Refusal::BadRequestLine)),
+        (" ", Some(Refusal::BadRequestLine)),
+        ("\rG", Some(Refusal::BareLineEnd)),
+        ("GET /\r\n", Some(Refusal::BadRequestLine)),
+        ("GET / HTTP/1.1\rX\r\n", Some(Refusal::BareLineEnd)),
+        ("GET / HTTP/3.0\r\nHost", Some(Refusal::UnsupportedVersion)),
+    ] {
+        let expect: Vec<Seen> = expect.map(Seen::Refused).into_iter().collect();
+        assert_eq!(follow(LIMITS, [beginning.as_bytes()]), expect, "{beginning:?}");
+        assert_eq!(follow(LIMITS, beginning.as_bytes().chunks(1)), expect, "{beginning:?} in pieces");
+    }
+}
+
+#[test]
+fn a_head_may_be_as_long_as_the_limits_say() {
+    let limits = Limits { line: 1 << 20, head: 2 << 20, ..LIMITS };
+    let head = parse(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat((1 << 20) - 9)), &limits);
+    assert_eq!(head.unwrap().headers.len(), 2);
 }
 
 #[test]
@@ -131,6 +171,7 @@ fn a_target_that_no_uri_may_hold_goes_on_beside_one_that_may() {
         ("/a#b?c", "/a", Some("/a#b?c")),
         ("http://a/b#c", "http://a/b", Some("/b#c")),
         ("http://a#c", "http://a/", Some("/")),
+        ("http://a?<", "http://a/?%3C", Some("/?<")),
     ] {
         let head = parse(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"), &LIMITS).unwrap();
         let told = head.raw_target.map(|raw| String::from_utf8(raw.0.to_vec()).unwrap());
@@ -145,6 +186,17 @@ fn values_lose_the_space_around_them() {
         (&head.headers["host"], &head.headers["x"], &head.headers["y"]),
         (&"a".parse().unwrap(), &"b c".parse().unwrap(), &"".parse().unwrap())
     );
+}
+
+#[test]
+fn a_length_is_written_in_one_way() {
+    for (said, length, expect) in [("5", 5, "5"), ("0", 0, "0"), ("010", 10, "10"), ("000", 0, "0")] {
+        let head = parse(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {said}\r\n\r\n"), &LIMITS).unwrap();
+        assert_eq!(
+            (head.framing, &head.headers["content-length"]),
+            (Framing::Length(length), &expect.parse().unwrap())
+        );
+    }
 }
 
 #[test]
@@ -210,6 +262,10 @@ proptest! {
             Just(&b"GET / HTTP/1.1\r\nHost: a\r\nX(): 1\r\n\r\n"[..]),
             Just(&b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"[..]),
             Just(&b"\r\n"[..]),
+            Just(&b"GET / HTTP/3.0\r\n"[..]),
+            Just(&b"get \n"[..]),
+            Just(&b"\rGET"[..]),
+            Just(&b"GET\rX: y\r\n"[..]),
         ], 1..6),
         cuts in prop::collection::vec(1_usize..40, 1..20),
     ) {
