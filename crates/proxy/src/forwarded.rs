@@ -452,7 +452,8 @@ pub(crate) fn http1_head(
     head.extend_from_slice(b"\r\n");
     let encoder = match framing {
         Framing::Length(length) => Encoder::Length(length),
-        Framing::Chunked | Framing::UntilClose => Encoder::chunked(&exchange.request.headers),
+        // Trailers end here, as in nginx: no plugin has seen them, and an upstream may take them for headers.
+        Framing::Chunked | Framing::UntilClose => Encoder::Chunked(Vec::new()),
     };
     Ok((head, encoder))
 }
