@@ -28,7 +28,7 @@ use crate::{
     proxy_protocol,
     request_body::Incoming,
     send_timeout::SendTimeout,
-    surroundings,
+    surroundings::{self, AtomicCounters},
     tls::{
         Alpn,
         handshake::{self, Secured},
@@ -148,15 +148,30 @@ const HTTP2_CHECK: Duration = Duration::from_secs(1);
 /// How long a client that was told to leave may stay when nothing is under way.
 const GOODBYE: Duration = Duration::from_secs(5);
 
+/// A connection among those that are counted, however it ends.
+struct Active(Arc<AtomicCounters>);
+
+impl Active {
+    fn count(counters: &Arc<AtomicCounters>) -> Self {
+        counters.accepted.fetch_add(1, Ordering::Relaxed);
+        counters.active.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(counters))
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Serves a connection to its end. Each step is boxed: a connection that waits, as most do, holds what its own step needs
 /// and not what the largest would.
 pub(crate) async fn serve<S>(worker: Rc<Worker>, socket: S, from: From, kind: Kind)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let counters = &worker.shared.counters;
-    counters.accepted.fetch_add(1, Ordering::Relaxed);
-    counters.active.fetch_add(1, Ordering::Relaxed);
+    let _active = Active::count(&worker.shared.counters);
     let serial = worker.shared.connection_serial.fetch_add(1, Ordering::Relaxed);
     let http = worker.shared.generation.load().profile.settings.http;
     let socket = SendTimeout::new(socket, http.send_timeout);
@@ -172,7 +187,6 @@ where
             Err(error) => log(Level::Error, format_args!("{error}"), &origin),
         }
     }
-    worker.shared.counters.active.fetch_sub(1, Ordering::Relaxed);
 }
 
 async fn serve_socket<S>(worker: &Rc<Worker>, mut socket: S, origin: Origin, kind: Kind)

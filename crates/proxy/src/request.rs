@@ -45,7 +45,7 @@ pub(crate) fn keeps_alive(request: &Request) -> bool {
         values.flat_map(|value| list(value.as_bytes())).any(|item| item.eq_ignore_ascii_case(token))
     };
     match request.version {
-        HttpVersion::Http10 => asks(b"keep-alive"),
+        HttpVersion::Http10 => asks(b"keep-alive") && !asks(b"close"),
         HttpVersion::Http11 => !asks(b"close"),
         HttpVersion::Http2 => true,
     }

@@ -92,6 +92,28 @@ async fn http_1_0_clients_may_keep_their_connection_where_the_length_is_known() 
 }
 
 #[tokio::test]
+async fn a_client_that_says_both_close_and_keep_alive_wants_its_connection_closed() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    for version in ["1.0", "1.1"] {
+        let mut connection = gateway.connect().await;
+        connection.send(format!("GET / HTTP/{version}\r\nHost: a\r\nConnection: keep-alive, close\r\n\r\n")).await;
+        assert_eq!(connection.response().await.header("connection"), Some("close"));
+        assert_eq!(connection.closed().await, b"");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_of_a_head_is_in_the_access_log() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    let mut connection = gateway.connect().await;
+    connection.send("GET /half HTTP/1.1\r\nHo").await;
+    drop(connection);
+    gateway.logged_access(&["GET /half", " 400 "]).await;
+}
+
+#[tokio::test]
 async fn a_small_body_that_nobody_wants_does_not_end_the_connection() {
     let upstream = Upstream::echo().await;
     let gateway = knowing_one_path(&upstream).await;

@@ -178,22 +178,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Server<S> {
             });
             let came = match waited.await {
                 Waited::Came(came) => came,
-                Waited::TooLong => {
-                    let head = self.wire.take_waiting();
-                    return Next::End(if head.is_empty() {
-                        End::Closed
-                    } else {
-                        End::Refused(Refused { why: Refusal::HeadTimeout, head: head.to_vec() })
-                    });
-                }
+                Waited::TooLong => return Next::End(self.without_head(Refusal::HeadTimeout)),
                 Waited::Draining => self.last_call().await,
             };
             if came == Came::End {
-                // Gone in the middle of a head: there is nobody to answer.
-                drop(self.wire.take_waiting());
-                return Next::End(End::Closed);
+                return Next::End(self.without_head(Refusal::ClientLeft));
             }
         }
+    }
+
+    /// The end of a connection whose next request does not come, or only a part of its head.
+    fn without_head(&self, why: Refusal) -> End {
+        let head = self.wire.take_waiting();
+        if head.is_empty() { End::Closed } else { End::Refused(Refused { why, head: head.to_vec() }) }
     }
 
     /// Ready when the worker drains.
