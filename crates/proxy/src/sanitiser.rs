@@ -1,11 +1,12 @@
 //! Reads requests out of the bytes of an HTTP/1 connection: only those that can be read in one way.
 //!
 //! Two parsers that disagree about where a request ends are what request smuggling lives on. This is the only one on this
-//! side: it checks each head as it reads it ([`head`]), follows the body to its end, and stops at the first byte that is
-//! ambiguous. What it refuses it does not answer; it tells why ([`Refusal`]), and the connection's task answers with the
-//! gateway's own error page.
+//! side: it checks each head as it reads it ([`request_line`], [`head`]), follows the body to its end, and stops at the
+//! first byte that is ambiguous. What it refuses it does not answer; it tells why ([`Refusal`]), and the connection's task
+//! answers with the gateway's own error page.
 
 mod head;
+mod request_line;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, Uri, Version};
@@ -123,7 +124,7 @@ impl Reader {
             Ok(Some(end)) => end,
             unfinished => {
                 // The request line comes before the rest, also where all has come at once.
-                let checked = head::check_beginning(&self.buffer, self.searched, &self.limits).and(unfinished);
+                let checked = request_line::check_beginning(&self.buffer, self.searched, &self.limits).and(unfinished);
                 let Err(why) = checked else {
                     self.searched = self.buffer.len();
                     return Ok(None);

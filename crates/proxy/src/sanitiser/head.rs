@@ -1,9 +1,9 @@
 //! The checks that a request's head must pass, and what is said of one that does not.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, uri::Authority};
+use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
-use super::{Head, Limits, RawTarget};
+use super::{Head, Limits, request_line};
 use crate::http1::{decoder::Framing, spelling::Spelling};
 
 /// Why a request is refused. nginx, and so Kong, answers 400 to most; RFC 9112 section 3, 5 and 6 and RFC 9110 say
@@ -109,31 +109,13 @@ pub(super) fn find_end(bytes: &[u8], searched: usize, limits: &Limits) -> Result
     if seen > limits.head { Err(Refusal::HeadTooLarge) } else { Ok(end) }
 }
 
-/// Checks the beginning of a head of which more is to come: what cannot become a request is not waited for. The client may
-/// speak another protocol, TLS for example, and wait for an answer. The first `searched` bytes were checked before.
-pub(super) fn check_beginning(bytes: &[u8], searched: usize, limits: &Limits) -> Result<(), Refusal> {
-    match bytes[method_length(bytes)..] {
-        // That may go on, or end as it should.
-        [] | [b'\r'] => return Ok(()),
-        [b'\r', b'\n', ..] => return Err(Refusal::BadRequestLine),
-        _ => check_method(bytes)?,
-    }
-    match memchr::memchr(b'\n', bytes) {
-        Some(end) if end >= searched && end <= limits.line => {
-            let line = bytes[..end].strip_suffix(b"\r").ok_or(Refusal::BareLineEnd)?;
-            parse_request_line(&Bytes::copy_from_slice(line), line).map(|_| ())
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Checks a whole head, and reads it.
 pub(super) fn parse(head: &Bytes, limits: &Limits) -> Result<Head, Refusal> {
     let mut lines = Lines { head, at: 0 };
     // As when it comes byte by byte: the method comes first.
-    let line = lines.next().map_err(|why| check_method(head).err().unwrap_or(why))?;
+    let line = lines.next().map_err(|why| request_line::check_method(head).err().unwrap_or(why))?;
     let Some((_, line)) = line else { return Err(Refusal::BadRequestLine) };
-    let request = parse_request_line(head, line)?;
+    let request = request_line::parse(head, line)?;
 
     // Few lines are shorter than that with all that is in a head.
     let mut headers = HeaderMap::with_capacity((head.len() / 32 + 1).min(limits.lines));
@@ -222,7 +204,7 @@ pub(crate) fn repeats_what_is_single(headers: &HeaderMap) -> bool {
 }
 
 /// Of a line with a CR in its middle it is that what is told: wherever it stands, it is refused.
-fn blame(line: &[u8], why: Refusal) -> Refusal {
+pub(super) fn blame(line: &[u8], why: Refusal) -> Refusal {
     if line.contains(&b'\r') { Refusal::BareLineEnd } else { why }
 }
 
@@ -241,115 +223,6 @@ impl<'a> Lines<'a> {
         let line = rest[..end].strip_suffix(b"\r").ok_or(Refusal::BareLineEnd)?;
         Ok((!line.is_empty()).then_some((start, line)))
     }
-}
-
-struct RequestLine {
-    method: Method,
-    version: Version,
-    /// And as it came, where the URI is another. `None` for methods that are refused.
-    target: Option<(Uri, Option<RawTarget>)>,
-}
-
-/// How many bytes of a method there are.
-fn method_length(line: &[u8]) -> usize {
-    let is_method = |byte: &u8| matches!(byte, b'A'..=b'Z' | b'_' | b'-');
-    line.iter().position(|byte| !is_method(byte)).unwrap_or(line.len())
-}
-
-/// Whether a line begins with a method and a space.
-fn check_method(line: &[u8]) -> Result<(), Refusal> {
-    let length = method_length(line);
-    match line.get(length) {
-        Some(b' ') if length > 0 => Ok(()),
-        Some(b'\r' | b'\n') => Err(Refusal::BareLineEnd),
-        _ => Err(Refusal::BadRequestLine),
-    }
-}
-
-fn parse_request_line(head: &Bytes, line: &[u8]) -> Result<RequestLine, Refusal> {
-    let method_end = method_length(line);
-    let (method, rest) = line.split_at(method_end);
-    let Some(rest) = rest.strip_prefix(b" ").filter(|_| method_end > 0) else {
-        return Err(check_method(line).err().unwrap_or(Refusal::BadRequestLine));
-    };
-    parse_target_and_version(head, method, rest).map_err(|why| blame(line, why))
-}
-
-fn parse_target_and_version(head: &Bytes, method: &[u8], rest: &[u8]) -> Result<RequestLine, Refusal> {
-    let target_end = rest.iter().position(|byte| *byte < 0x21 || *byte == 0x7f).unwrap_or(rest.len());
-    let (target, version) = rest.split_at(target_end);
-    let version = version.strip_prefix(b" ").ok_or(Refusal::BadRequestLine)?;
-    if target.is_empty() {
-        return Err(Refusal::BadRequestLine);
-    }
-    let version = match version {
-        b"HTTP/1.0" => Version::HTTP_10,
-        // One that is known, with what a later one may have added left out (RFC 9110, 2.5).
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => Version::HTTP_11,
-        [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => return Err(Refusal::UnsupportedVersion),
-        _ => return Err(Refusal::BadRequestLine),
-    };
-    let at = method.len() + 1;
-    let method = Method::from_bytes(method).map_err(|_| Refusal::BadRequestLine)?;
-    if method == Method::TRACE || method == Method::CONNECT {
-        return Ok(RequestLine { method, version, target: None });
-    }
-    let is_absolute = target[0] != b'/';
-    if is_absolute && !["http://", "https://"].iter().any(|scheme| starts_with(target, scheme)) {
-        return Err(Refusal::BadRequestLine);
-    }
-    let target = head.slice(at..at + target_end);
-    let target = match Uri::from_maybe_shared(target.clone()) {
-        Ok(uri) => (uri, target.contains(&b'#').then(|| raw(&target))),
-        Err(_) => {
-            let uri = Uri::from_maybe_shared(Bytes::from(encode(&target))).map_err(|_| Refusal::BadRequestLine)?;
-            (uri, Some(raw(&target)))
-        }
-    };
-    if is_absolute && !target.0.authority().is_some_and(is_host_and_port) {
-        return Err(Refusal::BadRequestLine);
-    }
-    Ok(RequestLine { method, version, target: Some(target) })
-}
-
-fn starts_with(target: &[u8], scheme: &str) -> bool {
-    target.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme.as_bytes()))
-}
-
-/// Whether an absolute target names nothing but a host and a port: no user, whom somebody could take for the host.
-fn is_host_and_port(authority: &Authority) -> bool {
-    let (authority, host) = (authority.as_str(), authority.host());
-    authority.strip_prefix(host).is_some_and(|port| {
-        port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.bytes().all(|digit| digit.is_ascii_digit()))
-    })
-}
-
-/// A target without scheme and host.
-fn raw(target: &Bytes) -> RawTarget {
-    if target.first() == Some(&b'/') {
-        return RawTarget(target.clone());
-    }
-    let authority = memchr::memmem::find(target, b"://").map_or(0, |at| at + 3);
-    let end = target[authority..].iter().position(|byte| matches!(byte, b'/' | b'?' | b'#'));
-    RawTarget(match end.map(|at| authority + at) {
-        Some(at) if target[at] == b'/' => target.slice(at..),
-        Some(at) if target[at] == b'?' => [b"/", &target[at..]].concat().into(),
-        _ => Bytes::from_static(b"/"),
-    })
-}
-
-/// Percent-encodes what a URI may not hold (RFC 3986, 2), and browsers and scripts send all the same.
-fn encode(target: &[u8]) -> Vec<u8> {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let mut encoded = Vec::with_capacity(target.len() + 16);
-    for byte in target {
-        if matches!(byte, b'<' | b'>' | b'`' | b'"' | b'{' | b'}' | b'|' | b'\\' | b'^' | 0x80..) {
-            encoded.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
-        } else {
-            encoded.push(*byte);
-        }
-    }
-    encoded
 }
 
 /// Name and value of a header line that begins at `start`.
