@@ -48,6 +48,8 @@ pub struct TlsOffer {
 #[derive(Clone, Debug)]
 pub enum Step {
     Send(Vec<u8>),
+    /// Reads the request's body, where that was not done before ([`Upstream::scripted_at_heads`]).
+    TakeBody,
     /// Goes on when the gate is open.
     Wait(Gate),
     Pause(Duration),
@@ -60,6 +62,13 @@ pub enum Step {
 /// A gate that a test opens.
 #[derive(Clone, Debug)]
 pub struct Gate(watch::Sender<bool>);
+
+/// When the steps for a request begin.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    AtHead,
+    AfterBody,
+}
 
 /// A listening upstream. It ends when this value is dropped.
 pub struct Upstream {
@@ -108,8 +117,13 @@ impl Upstream {
         Self::scripted_at(ANYWHERE, script).await
     }
 
+    /// As [`Self::scripted`], but the steps begin when a request's head is there.
+    pub async fn scripted_at_heads(script: impl Fn(&Received) -> Vec<Step> + Send + Sync + 'static) -> Self {
+        Self::listening(ANYWHERE, None, Begin::AtHead, script).await
+    }
+
     async fn scripted_at(address: SocketAddr, script: impl Fn(&Received) -> Vec<Step> + Send + Sync + 'static) -> Self {
-        Self::listening(address, None, script).await
+        Self::listening(address, None, Begin::AfterBody, script).await
     }
 
     /// As [`Self::scripted`], over TLS.
@@ -117,7 +131,7 @@ impl Upstream {
         tls: rustls::ServerConfig,
         script: impl Fn(&Received) -> Vec<Step> + Send + Sync + 'static,
     ) -> Self {
-        Self::listening(ANYWHERE, Some(Arc::new(tls).into()), script).await
+        Self::listening(ANYWHERE, Some(Arc::new(tls).into()), Begin::AfterBody, script).await
     }
 
     /// As [`Self::echo`], over TLS.
@@ -167,6 +181,7 @@ impl Upstream {
     async fn listening(
         address: SocketAddr,
         tls: Option<TlsAcceptor>,
+        begin: Begin,
         script: impl Fn(&Received) -> Vec<Step> + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
@@ -187,7 +202,7 @@ impl Upstream {
                 connections.spawn(async move {
                     *seen.live.lock().unwrap() += 1;
                     if let Some((stream, tls)) = accepted(stream, tls).await {
-                        serve(stream, tls, number, Arc::clone(&seen), script).await;
+                        serve(stream, tls, number, begin, Arc::clone(&seen), script).await;
                     }
                     *seen.live.lock().unwrap() -= 1;
                 });
@@ -332,19 +347,30 @@ pub(crate) async fn accepted(
     Some((Box::new(stream), Some(handshake)))
 }
 
-async fn serve(stream: Box<dyn Stream>, tls: Option<TlsOffer>, number: usize, seen: Arc<Seen>, script: Arc<Script>) {
+async fn serve(
+    stream: Box<dyn Stream>,
+    tls: Option<TlsOffer>,
+    number: usize,
+    begin: Begin,
+    seen: Arc<Seen>,
+    script: Arc<Script>,
+) {
     let (reading, mut writing) = tokio::io::split(stream);
     let mut reader = Reader { reading, buffer: Vec::new() };
     while let Some(mut request) = reader.head().await {
         request.connection = number;
         request.tls.clone_from(&tls);
         seen.heads.lock().unwrap().push(request.clone());
-        if reader.body(&mut request, &mut writing).await.is_none() {
+        if begin == Begin::AfterBody && take_body(&mut reader, &mut request, &mut writing, &seen).await.is_none() {
             return;
         }
-        seen.requests.lock().unwrap().push(request.clone());
         for step in script(&request) {
             match step {
+                Step::TakeBody => {
+                    if take_body(&mut reader, &mut request, &mut writing, &seen).await.is_none() {
+                        return;
+                    }
+                }
                 Step::Send(bytes) => {
                     if writing.write_all(&bytes).await.is_err() || writing.flush().await.is_err() {
                         return;
@@ -364,6 +390,18 @@ async fn serve(stream: Box<dyn Stream>, tls: Option<TlsOffer>, number: usize, se
             }
         }
     }
+}
+
+/// Reads a request to its end. `None` if it has none.
+async fn take_body(
+    reader: &mut Reader,
+    request: &mut Received,
+    writing: &mut WriteHalf<Box<dyn Stream>>,
+    seen: &Seen,
+) -> Option<()> {
+    reader.body(request, writing).await?;
+    seen.requests.lock().unwrap().push(request.clone());
+    Some(())
 }
 
 /// Reads requests. What is not well-formed ends the connection: a gateway must not send it.

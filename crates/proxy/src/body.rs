@@ -217,17 +217,19 @@ struct BrokenOff {
     reset: h2::Error,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sent {
     /// When the last piece was taken.
     pub(crate) at: Instant,
     pub(crate) complete: bool,
+    /// The upstream would take more, and the client has not sent it.
+    pub(crate) waits: bool,
 }
 
 impl Progress {
     /// Of a body that is complete before it begins, or not.
     pub(crate) fn new(complete: bool) -> Self {
-        Self(Arc::new(Mutex::new(State { sent: Sent { at: Instant::now(), complete }, fault: None })))
+        Self(Arc::new(Mutex::new(State { sent: Sent { at: Instant::now(), complete, waits: false }, fault: None })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -249,7 +251,12 @@ impl Progress {
 
     /// A piece was taken; the last one or not.
     pub(crate) fn note(&self, complete: bool) {
-        self.state().sent = Sent { at: Instant::now(), complete };
+        self.state().sent = Sent { at: Instant::now(), complete, waits: false };
+    }
+
+    /// The next piece has not come.
+    pub(crate) fn wait(&self) {
+        self.state().sent.waits = true;
     }
 }
 
@@ -274,8 +281,9 @@ impl Body for UpstreamRequestBody {
             }
             Self::Client(body, progress) => {
                 let polled = body.poll_frame(cx);
-                if let Poll::Ready(frame) = &polled {
-                    progress.note(frame.is_none() || body.is_end_stream());
+                match &polled {
+                    Poll::Ready(frame) => progress.note(frame.is_none() || body.is_end_stream()),
+                    Poll::Pending => progress.wait(),
                 }
                 polled.map_err(|error| {
                     let told = BrokenOff { told: error.to_string(), reset: h2::Reason::CANCEL.into() };

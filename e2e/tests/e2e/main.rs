@@ -39,5 +39,6 @@ mod streams;
 mod tls;
 mod upgrades;
 mod upstream_failures;
+mod upstream_time;
 mod upstream_tls;
 mod websocket;

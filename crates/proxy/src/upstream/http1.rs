@@ -134,14 +134,16 @@ pub(crate) async fn ask(
     let mut refused = None;
     let answered = poll_fn(|cx| {
         if !sending.is_over() && refused.is_none() {
-            let moved = sending.moved();
+            let before = sending.written();
             match sending.poll(&mut connection.socket, cx) {
                 Poll::Ready(Err(SendError::Body)) => return Poll::Ready(Err(AskError::Body)),
-                Poll::Ready(Err(SendError::Io(error))) => refused = Some(error),
-                Poll::Ready(Ok(())) | Poll::Pending => {}
-            }
-            if moved != sending.moved() {
-                connection.timer.clear();
+                Poll::Ready(Err(SendError::Io(error))) => {
+                    refused = Some(error);
+                    connection.timer.clear();
+                }
+                Poll::Ready(Ok(())) => connection.timer.clear(),
+                Poll::Pending if sending.waits_for_body() || sending.written() != before => connection.timer.clear(),
+                Poll::Pending => {}
             }
         }
         if let Poll::Ready(answered) = connection.poll_head(&mut heads, cx) {
@@ -149,7 +151,10 @@ pub(crate) async fn ask(
         }
         if !connection.timer.is_set() {
             let is_sending = !sending.is_over() && refused.is_none();
-            connection.timer.set(if is_sending { limits.write } else { limits.read });
+            // A client that takes its time is not the upstream's fault: its own limit is with its body.
+            if !(is_sending && sending.waits_for_body()) {
+                connection.timer.set(if is_sending { limits.write } else { limits.read });
+            }
         }
         connection.timer.poll(cx).map(|()| Err(AskError::Timeout))
     })
@@ -168,7 +173,7 @@ pub(crate) async fn ask(
                 (AskError::Closed | AskError::Read(_), Some(error)) => AskError::Write(error),
                 (why, _) => why,
             };
-            Err(Unanswered { why, sent: sending.has_written(), body: sending.into_untouched() })
+            Err(Unanswered { why, sent: sending.written() > 0, body: sending.into_untouched() })
         }
     }
 }

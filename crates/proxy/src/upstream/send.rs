@@ -374,7 +374,7 @@ async fn exchanged(
 }
 
 /// Waits for an answer: each piece of the body may take `write_timeout`, the answer `read_timeout` from the last piece
-/// on. `None` when one of them has passed.
+/// on. `None` when one of them has passed. A client that takes its time for the next piece has a limit of its own.
 async fn in_time<T>(
     answer: impl Future<Output = T>,
     progress: &Progress,
@@ -384,11 +384,12 @@ async fn in_time<T>(
     let mut answer = std::pin::pin!(answer);
     loop {
         let sent = progress.sent();
-        let deadline = sent.at + if sent.complete { read_timeout } else { write_timeout };
+        let begun = if sent.waits { tokio::time::Instant::now() } else { sent.at };
+        let deadline = begun + if sent.complete { read_timeout } else { write_timeout };
         match tokio::time::timeout_at(deadline, answer.as_mut()).await {
             Ok(answer) => return Some(answer),
-            Err(_) if progress.sent().at == sent.at => return None,
-            // Something was sent meanwhile.
+            Err(_) if progress.sent() == sent && !sent.waits => return None,
+            // Something was sent meanwhile, or nothing has come that could be.
             Err(_) => {}
         }
     }
@@ -474,6 +475,20 @@ mod tests {
             }
         };
         assert_eq!(in_time(uploading, &progress, WRITE, READ).await, Some(()));
+        // A client that takes its time, and then an upstream that takes too long.
+        for (taken, expect) in [(true, Some(())), (false, None)] {
+            let progress = Progress::new(false);
+            let uploading = {
+                let progress = progress.clone();
+                async move {
+                    progress.wait();
+                    late(100).await;
+                    progress.note(taken);
+                    late(50).await;
+                }
+            };
+            assert_eq!(in_time(uploading, &progress, WRITE, READ).await, expect);
+        }
     }
 
     #[test]

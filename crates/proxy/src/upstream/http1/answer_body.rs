@@ -10,7 +10,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::io::poll_read_buf;
 
 use super::{
@@ -134,8 +134,8 @@ impl AnswerBody {
 
 /// A request that is still being sent while its answer comes. Dropped, it ends.
 pub(crate) struct Upload {
+    /// Tells whether the request's body failed; `None` once it has.
     task: Option<JoinHandle<bool>>,
-    abort: AbortHandle,
 }
 
 impl Upload {
@@ -145,20 +145,21 @@ impl Upload {
         let task = tokio::task::spawn_local(async move {
             let mut timer = Timer::default();
             poll_fn(|cx| {
-                let moved = sending.moved();
-                let polled = sending.poll(&mut writing, cx);
-                if let Poll::Ready(sent) = polled {
+                let before = sending.written();
+                if let Poll::Ready(sent) = sending.poll(&mut writing, cx) {
                     // What the upstream does not take is its own affair.
                     return Poll::Ready(matches!(sent, Err(SendError::Body)));
                 }
-                if moved != sending.moved() || !timer.is_set() {
+                if sending.waits_for_body() {
+                    timer.clear();
+                } else if sending.written() != before || !timer.is_set() {
                     timer.set(limit);
                 }
                 timer.poll(cx).map(|()| false)
             })
             .await
         });
-        Self { abort: task.abort_handle(), task: Some(task) }
+        Self { task: Some(task) }
     }
 
     /// Whether the request's body failed.
@@ -177,6 +178,8 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        self.abort.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }

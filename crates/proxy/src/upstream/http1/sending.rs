@@ -21,9 +21,12 @@ pub(super) struct Sending {
     encoder: Encoder,
     /// `None` once it has been taken to its end.
     body: Option<UpstreamRequestBody>,
-    /// Bytes of the body that were taken, and bytes that were written.
-    taken: u64,
+    /// Something of the body was taken.
+    has_taken: bool,
+    /// Bytes that were written.
     written: u64,
+    /// What there is of it is out, and more of the body has to come.
+    waits_for_body: bool,
     /// All of it is out.
     over: bool,
 }
@@ -36,25 +39,34 @@ pub(super) enum SendError {
 
 impl Sending {
     pub(super) fn new(Question { head, encoder, body, .. }: Question) -> Self {
-        Self { out: head.into(), encoder, body: Some(body), taken: 0, written: 0, over: false }
+        Self {
+            out: head.into(),
+            encoder,
+            body: Some(body),
+            has_taken: false,
+            written: 0,
+            waits_for_body: false,
+            over: false,
+        }
     }
 
     pub(super) const fn is_over(&self) -> bool {
         self.over
     }
 
-    /// Grows with whatever is done.
-    pub(super) const fn moved(&self) -> u64 {
-        self.taken + self.written
+    /// Bytes that the upstream took.
+    pub(super) const fn written(&self) -> u64 {
+        self.written
     }
 
-    pub(super) const fn has_written(&self) -> bool {
-        self.written > 0
+    /// Whether it is not for the upstream that this does not go on.
+    pub(super) const fn waits_for_body(&self) -> bool {
+        self.waits_for_body
     }
 
     /// The body, if nothing was taken of it.
     pub(super) fn into_untouched(self) -> Option<UpstreamRequestBody> {
-        self.body.filter(|_| self.taken == 0)
+        self.body.filter(|_| !self.has_taken)
     }
 
     /// Ready when all of it is out.
@@ -63,6 +75,7 @@ impl Sending {
         socket: &mut S,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), SendError>> {
+        self.waits_for_body = false;
         loop {
             let mut waits = false;
             while !self.out.is_full() && !waits && self.body.is_some() {
@@ -72,6 +85,7 @@ impl Sending {
                 // What TLS holds back goes too.
                 ready!(Pin::new(&mut *socket).poll_flush(cx)).map_err(SendError::Io)?;
                 self.over = self.body.is_none();
+                self.waits_for_body = !self.over;
                 return if self.over { Poll::Ready(Ok(())) } else { Poll::Pending };
             }
             let before = self.out.len();
@@ -86,7 +100,7 @@ impl Sending {
         let Some(body) = &mut self.body else { return Ok(Poll::Ready(())) };
         match Pin::new(body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                self.taken += frame.data_ref().map_or(1, |data| data.len() as u64);
+                self.has_taken = true;
                 self.encoder.put(frame, &mut self.out);
             }
             Poll::Ready(Some(Err(_))) => return Err(SendError::Body),
