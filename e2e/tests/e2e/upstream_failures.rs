@@ -1,7 +1,9 @@
 //! Upstreams that fail: what is sent again, and what never.
 
+use std::{collections::HashSet, sync::Mutex};
+
 use serde_json::{Value, json};
-use silverback_e2e::{Gateway, GrpcUpstream, Step, Upstream};
+use silverback_e2e::{Gate, Gateway, GrpcUpstream, Step, Upstream};
 
 /// A service with so many retries.
 fn retrying(upstream: &Upstream, retries: u32) -> Value {
@@ -104,6 +106,38 @@ async fn an_idle_connection_that_the_upstream_closed_costs_no_try() {
     for _ in 0..20 {
         assert_eq!(connection.get("/", &[]).await.status, 200);
     }
+}
+
+#[tokio::test]
+async fn idle_connections_that_carry_no_second_request_cost_no_try_however_many_there_are() {
+    const CONNECTIONS: usize = 8;
+    // A firewall in between forgot them all, for example: that shows when they are used.
+    let (used, gate) = (Mutex::new(HashSet::new()), Gate::closed());
+    let upstream = Upstream::scripted({
+        let gate = gate.clone();
+        move |request| {
+            if used.lock().unwrap().insert(request.connection) {
+                vec![Step::Wait(gate.clone()), Step::send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")]
+            } else {
+                vec![Step::Close]
+            }
+        }
+    })
+    .await;
+    let gateway = Gateway::new().conf("nginx_worker_processes = 1").config(retrying(&upstream, 0)).start().await;
+    let mut clients = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut client = gateway.connect().await;
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        clients.push(client);
+    }
+    upstream.heads(CONNECTIONS).await;
+    gate.open();
+    for client in &mut clients {
+        assert_eq!(client.response().await.status, 200);
+    }
+    assert_eq!(clients[0].get("/", &[]).await.status, 200);
+    assert_eq!(upstream.connections(), CONNECTIONS + 1);
 }
 
 #[tokio::test]

@@ -67,14 +67,15 @@ pub(crate) async fn send(
             connect_ms: None,
             failure: None,
         });
-        let failed = match attempt(flight, tls, speech, forwarded, &address, upstream.map(AsRef::as_ref)).await {
-            Ok(upstreamed) => {
-                attempts.report(Outcome::Status(upstreamed.status.as_u16()));
-                flight.in_use = attempts.into_use();
-                return Ok(upstreamed);
-            }
-            Err(failed) => failed,
-        };
+        let failed =
+            match attempt(flight, tls, speech, forwarded, &address, upstream.map(AsRef::as_ref), stale > 0).await {
+                Ok(upstreamed) => {
+                    attempts.report(Outcome::Status(upstreamed.status.as_u16()));
+                    flight.in_use = attempts.into_use();
+                    return Ok(upstreamed);
+                }
+                Err(failed) => failed,
+            };
         if let Some(attempt) = flight.exchange.upstream.tries.last_mut() {
             attempt.failure = Some(failed.why.code());
         }
@@ -89,7 +90,7 @@ pub(crate) async fn send(
             return Err(failed.why);
         }
         if failed.reused && stale < 3 {
-            // The next idle connection may be just as stale; a new one is opened soon. It costs no retry.
+            // The next idle connection may be just as stale: a new one is opened. It costs no retry.
             stale += 1;
             flight.exchange.upstream.tries.pop();
             started = flight.now();
@@ -159,6 +160,7 @@ async fn attempt(
     forwarded: &Forwarded,
     address: &Address,
     upstream: Option<&Upstream>,
+    fresh: bool,
 ) -> Result<Upstreamed, Failed> {
     let choice = &flight.exchange.upstream;
     let host = host_header(&choice.host_header, address, upstream, speech.secure);
@@ -166,7 +168,7 @@ async fn attempt(
     let answered = if speech.http2 {
         Box::pin(over_http2(flight, tls, forwarded, &host, &key)).await?
     } else {
-        over_http1(flight, tls, forwarded, &host, key).await?
+        over_http1(flight, tls, forwarded, &host, key, fresh).await?
     };
     flight.exchange.timings.upstream_header = Some(flight.now());
     // What went out as Host is `$upstream_host` from now on.
@@ -183,15 +185,18 @@ fn tls_key(flight: &Flight, tls: &ClientTls, speech: Speech, host: &str) -> TlsK
     TlsKey { server_name: server_name(host), choice: tls.choose(&Asked::of(&flight.exchange, speech.http2)) }
 }
 
+/// `fresh`: over a connection of its own.
 async fn over_http1(
     flight: &mut Flight,
     tls: &ClientTls,
     forwarded: &Forwarded,
     host: &str,
     key: Key,
+    fresh: bool,
 ) -> Result<Upstreamed, Failed> {
     let pool = flight.worker.pool.under(flight.profile.settings.upstream);
-    let (connection, reused) = match idle(flight, &pool, &key).await {
+    let kept = if fresh { None } else { idle(flight, &pool, &key).await };
+    let (connection, reused) = match kept {
         Some(connection) => {
             connected(flight, 0.0);
             (connection, true)
