@@ -233,6 +233,24 @@ async fn sessions_are_resumed() {
 }
 
 #[tokio::test]
+async fn a_body_without_a_length_may_end_without_a_goodbye() {
+    let bytes = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall of it";
+    for (bytes, expect) in [(bytes.to_owned(), true), (bytes.replace("close", "close\r\nContent-Length: 10"), false)] {
+        let server = Authority::root("root").issue("a.test").server();
+        let upstream = Upstream::secure(server, move |_| vec![Step::send(&bytes), Step::Close]).await;
+        let gateway = Gateway::new().config(json!({ "services": [service(&upstream)] })).start().await;
+        let mut connection = gateway.connect().await;
+        connection.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n").await;
+        if expect {
+            assert_eq!(connection.response().await.text(), "all of it");
+        } else {
+            assert!(connection.closed().await.ends_with(b"\r\n\r\nall of it"));
+            gateway.logged_error(&["upstream prematurely closed connection while reading upstream"]).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_reload_changes_the_certificate_for_new_connections() {
     let root = Authority::root("clients");
     let [first, second] = ["first", "second"].map(|name| root.issue(name));

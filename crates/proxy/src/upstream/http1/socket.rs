@@ -40,7 +40,12 @@ impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Tcp(socket) => Pin::new(socket).poll_read(cx, out),
-            Self::Tls(socket) => Pin::new(socket).poll_read(cx, out),
+            Self::Tls(socket) => match Pin::new(socket).poll_read(cx, out) {
+                // Many close without a goodbye (close_notify). nginx, too, takes that for the end of a body that has no
+                // length; one that has is known to be incomplete.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+                polled => polled,
+            },
             #[cfg(test)]
             Self::Duplex(socket) => Pin::new(socket).poll_read(cx, out),
             Self::Reading(socket) => Pin::new(socket).poll_read(cx, out),
