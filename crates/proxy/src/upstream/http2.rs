@@ -7,13 +7,13 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::HashMap,
     future::poll_fn,
     pin::pin,
     rc::Rc,
     time::Duration,
 };
 
+use foldhash::HashMap;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -22,7 +22,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::pool::Key;
+use super::pool::{Key, make_room};
 use crate::{body::UpstreamRequestBody, connection::OnThisThread};
 
 /// Streams on one connection, where the upstream allows more.
@@ -179,7 +179,9 @@ impl Connections {
     pub(super) fn add(&self, key: &Key, connection: Connection, kept: bool) -> Stream {
         let place = connection.place();
         if kept {
-            self.open.borrow_mut().entry(key.clone()).or_default().push(connection);
+            let mut open = self.open.borrow_mut();
+            make_room(&mut open, key);
+            open.entry(key.clone()).or_default().push(connection);
         }
         place
     }

@@ -27,6 +27,18 @@ pub(crate) struct TlsKey {
     pub(crate) choice: TlsChoice,
 }
 
+/// Keys under which connections are kept at most. With `preserve_host` it is clients that name the servers that TLS asks
+/// for.
+pub(super) const MAX_KEYS: usize = 4096;
+
+/// Closes what is kept under another key where there are too many for a new one.
+pub(super) fn make_room<T>(kept: &mut HashMap<Key, T>, key: &Key) {
+    if kept.len() >= MAX_KEYS && !kept.contains_key(key) {
+        let other = kept.keys().next().cloned();
+        other.and_then(|other| kept.remove(&other));
+    }
+}
+
 struct Idle {
     connection: Connection,
     since: Instant,
@@ -111,6 +123,7 @@ impl Pool {
             return;
         }
         let mut idle = self.kept.idle.borrow_mut();
+        make_room(&mut idle, &key);
         let connections = idle.entry(key).or_default();
         // The oldest ones make room.
         let surplus = (connections.len() + 1).saturating_sub(self.limits.pool_size);

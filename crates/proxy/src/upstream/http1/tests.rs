@@ -14,7 +14,7 @@ use crate::{
     http1::{answer_head::Head, encoder::Encoder},
     upstream::{
         answer::UpstreamResponseBody,
-        pool::{Key, Pool},
+        pool::{Key, MAX_KEYS, Pool},
     },
 };
 
@@ -106,6 +106,21 @@ async fn a_connection_on_which_something_came_or_that_ended_is_not_used_again() 
     far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\naHTTP/1.1 200 OK\r\n\r\n").await.unwrap();
     assert_eq!(asked(near, get(), &pool, &key).await.unwrap().1, "a");
     assert!(pool.take(&key).is_none());
+}
+
+#[tokio::test]
+async fn connections_are_kept_for_so_many_servers_at_most() {
+    let (pool, _) = pool();
+    let key = |port: usize| Key { address: ([127, 0, 0, 1], u16::try_from(port).unwrap()).into(), tls: None };
+    let mut upstreams = Vec::new();
+    for port in 0..MAX_KEYS + 10 {
+        let (near, mut far) = connection(64);
+        far.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        asked(near, get(), &pool, &key(port)).await.unwrap();
+        upstreams.push(far);
+    }
+    let kept: Vec<_> = (0..upstreams.len()).filter(|port| pool.take(&key(*port)).is_some()).collect();
+    assert_eq!((kept.len(), kept.last()), (MAX_KEYS, Some(&(MAX_KEYS + 9))));
 }
 
 #[tokio::test]
