@@ -2,7 +2,6 @@
 
 use crate::{
     body::BodyFault,
-    http1::answer_head::HeadError,
     request_body::BodyError,
     upstream::{balancer::BalanceError, connect::ConnectError, health::Outcome, http1::AskError, tls::TlsError},
 };
@@ -76,7 +75,8 @@ impl SendFailure {
         match self {
             Self::Timeout | Self::Connect(ConnectError::Timeout) => Some(Outcome::Timeout),
             Self::Connect(ConnectError::Tls(TlsError::Name(_) | TlsError::Setup(_))) => None,
-            Self::Http1(AskError::Head(HeadError::Framing(_))) => Some(Outcome::Status(502)),
+            // As nginx has it, it did answer.
+            Self::Http1(AskError::Head(_)) => Some(Outcome::Status(502)),
             Self::Connect(_) | Self::Http1(_) | Self::Http2(_) => Some(Outcome::TcpFailure),
             _ => None,
         }
@@ -169,4 +169,22 @@ pub(super) fn is_refused(error: &hyper::Error) -> bool {
                 _ => false,
             }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AskError, Outcome, SendFailure};
+    use crate::http1::answer_head::HeadError;
+
+    #[test]
+    fn a_target_that_answers_nonsense_can_be_reached() {
+        for (why, expect) in [
+            (AskError::Head(HeadError::TooBig), Outcome::Status(502)),
+            (AskError::Head(HeadError::Invalid("status line")), Outcome::Status(502)),
+            (AskError::Head(HeadError::Framing("x")), Outcome::Status(502)),
+            (AskError::Closed, Outcome::TcpFailure),
+        ] {
+            assert_eq!(SendFailure::Http1(why).outcome(), Some(expect));
+        }
+    }
 }
