@@ -22,6 +22,8 @@ pub struct FramingError;
 const MAX_LINE: usize = 4096;
 /// Longest trailer section.
 const MAX_TRAILERS: usize = 16 * 1024;
+/// A chunk that is no longer than this is copied, if others came with it.
+const SMALL: usize = 4 * 1024;
 
 /// A body that is being read.
 #[derive(Debug)]
@@ -148,12 +150,17 @@ impl Chunked {
         self.step_over(buffer)?;
         match self.state {
             State::Data if !buffer.is_empty() => {
-                let n = at_most(buffer.len(), self.left);
-                self.took(n);
-                let data = buffer.split_to(n).freeze();
-                // With the last piece of most bodies it is known that it is the last.
-                self.step_over(buffer)?;
-                Ok(Some(Frame::data(data)))
+                let first = self.piece(buffer)?;
+                if first.len() > SMALL || self.small_piece(buffer) == 0 {
+                    return Ok(Some(Frame::data(first.freeze())));
+                }
+                // Small chunks that came together go on together: whoever holds a piece needs more than its bytes.
+                let mut together = BytesMut::with_capacity(first.len() + buffer.len());
+                together.extend_from_slice(&first);
+                while self.small_piece(buffer) > 0 {
+                    together.extend_from_slice(&self.piece(buffer)?);
+                }
+                Ok(Some(Frame::data(together.freeze())))
             }
             State::Trailers => {
                 self.state = State::Done;
@@ -161,6 +168,22 @@ impl Chunked {
             }
             _ => Ok(None),
         }
+    }
+
+    /// How many bytes the next piece of data has, if there is a small one.
+    fn small_piece(&self, buffer: &BytesMut) -> usize {
+        let length = if self.state == State::Data { at_most(buffer.len(), self.left) } else { 0 };
+        if length <= SMALL { length } else { 0 }
+    }
+
+    /// Takes what there is of a chunk.
+    fn piece(&mut self, buffer: &mut BytesMut) -> Result<BytesMut, FramingError> {
+        let n = at_most(buffer.len(), self.left);
+        self.took(n);
+        let data = buffer.split_to(n);
+        // With the last piece of most bodies it is known that it is the last.
+        self.step_over(buffer)?;
+        Ok(data)
     }
 
     /// Goes on to where there is something to tell.
@@ -273,6 +296,20 @@ mod tests {
         assert_eq!(body(Framing::UntilClose, "abcdef"), expect("abcdef", false, ""));
         assert_eq!(body(Framing::Chunked, "3\r\nabc\r\n1 ;x=y\r\nd\r\n0\r\n\r\nGET"), expect("abcd", true, "GET"));
         assert_eq!(body(Framing::Chunked, "A\r\nabc"), expect("abc", false, ""));
+    }
+
+    #[test]
+    fn small_chunks_that_come_together_are_one_piece() {
+        let large = "x".repeat(SMALL + 1);
+        let small = "1\r\na\r\n".repeat(1000);
+        let mut buffer = BytesMut::from(&*format!("{small}{:x}\r\n{large}\r\n{small}0\r\nA: b\r\n\r\n", large.len()));
+        let mut decoder = Decoder::new(Framing::Chunked);
+        let mut lengths = Vec::new();
+        while let Some(frame) = decoder.decode(&mut buffer).unwrap() {
+            lengths.push(frame.data_ref().map(Bytes::len));
+        }
+        assert_eq!(lengths, [Some(1000), Some(large.len()), Some(1000), None]);
+        assert!(decoder.is_complete());
     }
 
     #[test]
