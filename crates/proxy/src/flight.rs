@@ -240,7 +240,7 @@ impl Flight {
                     }
                     End::Upstream(Box::new(upstreamed))
                 } else {
-                    // Nobody asked for it.
+                    self.log(Level::Error, format_args!("upstream switched protocols, which nobody asked for"));
                     self.fail(502, None)
                 }
             }

@@ -38,6 +38,7 @@ mod streaming;
 mod streams;
 mod tls;
 mod upgrades;
+mod upstream_answers;
 mod upstream_failures;
 mod upstream_time;
 mod upstream_tls;

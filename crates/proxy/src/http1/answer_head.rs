@@ -150,7 +150,10 @@ fn parse(bytes: &Bytes, to_head: bool) -> Result<Head, HeadError> {
         Ok(httparse::Status::Partial) => return Err(HeadError::Invalid("it ends early")),
         Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooBig),
         Err(httparse::Error::Status | httparse::Error::Version) => return Err(HeadError::Invalid("status line")),
-        Err(httparse::Error::HeaderName) => return Err(HeadError::Invalid("name of a header")),
+        Err(httparse::Error::HeaderName) => {
+            let rest = without_odd_names(bytes).ok_or(HeadError::Invalid("name of a header"))?;
+            return parse(&rest, to_head);
+        }
         Err(httparse::Error::HeaderValue) => return Err(HeadError::Invalid("value of a header")),
         Err(_) => return Err(HeadError::Invalid("end of a line")),
     }
@@ -173,9 +176,6 @@ fn parse(bytes: &Bytes, to_head: bool) -> Result<Head, HeadError> {
         return Err(HeadError::Framing("\"Content-Length\" and \"Transfer-Encoding\" headers at the same time"));
     }
     let http11 = parsed.version == Some(1);
-    if chunked && !http11 {
-        return Err(HeadError::Framing("\"Transfer-Encoding\" in an HTTP/1.0 response"));
-    }
     let framing = if status == StatusCode::SWITCHING_PROTOCOLS {
         // What follows is no body, and nothing follows it.
         Framing::UntilClose
@@ -186,15 +186,47 @@ fn parse(bytes: &Bytes, to_head: bool) -> Result<Head, HeadError> {
     } else {
         length.map_or(Framing::UntilClose, Framing::Length)
     };
-    let reason = parsed.reason.filter(|reason| Some(*reason) != status.canonical_reason());
+    let reason = match parsed.reason {
+        Some("") => Some(reason(bytes)),
+        parsed => parsed.filter(|reason| Some(*reason) != status.canonical_reason()).map(str::as_bytes),
+    };
     Ok(Head {
         status,
-        reason: reason.map(|reason| bytes.slice_ref(reason.as_bytes())),
+        reason: reason.map(|reason| bytes.slice_ref(reason)),
         headers,
         spelling: if title_case { Spelling::default() } else { Spelling::of_head(bytes) },
         framing,
-        keeps_alive: if http11 { !close } else { keep_alive && !close },
+        // Who chunks in HTTP/1.0 may not mean what it says (RFC 9112, 6.1).
+        keeps_alive: if http11 { !close } else { keep_alive && !close && !chunked },
     })
+}
+
+/// The reason phrase of a head, as it came: the parser has none if it is not ASCII.
+fn reason(head: &[u8]) -> &[u8] {
+    const BEFORE: usize = "HTTP/1.1 200 ".len();
+    let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    lines.find(|line| !line.is_empty()).and_then(|line| line.get(BEFORE..)).unwrap_or_default()
+}
+
+/// A head without the lines whose names no header can have (`X(a)`), which are no reason to refuse an answer. `None` if
+/// there are no such lines, or others are in doubt: with a space in a name, for example, or without a colon.
+fn without_odd_names(head: &Bytes) -> Option<Bytes> {
+    let mut rest = Vec::with_capacity(head.len());
+    let mut status_line = true;
+    for line in head.split_inclusive(|byte| *byte == b'\n') {
+        let is_empty = matches!(line, b"\n" | b"\r\n");
+        if !is_empty && !std::mem::take(&mut status_line) {
+            let name = &line[..memchr::memchr(b':', line)?];
+            if name.is_empty() || name.iter().any(|byte| *byte <= b' ' || *byte == 0x7f) {
+                return None;
+            }
+            if HeaderName::from_bytes(name).is_err() {
+                continue;
+            }
+        }
+        rest.extend_from_slice(line);
+    }
+    (rest.len() < head.len()).then(|| rest.into())
 }
 
 #[cfg(test)]
@@ -229,6 +261,7 @@ mod tests {
             ("HTTP/1.1 304 Not Modified\r\nTransfer-Encoding: chunked", Length(0), true),
             ("HTTP/1.0 200 OK\r\nContent-Length: 0", Length(0), false),
             ("HTTP/1.0 200 OK\r\nContent-Length: 0\r\nConnection: keep-alive", Length(0), true),
+            ("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive", Chunked, false),
             ("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket", UntilClose, true),
         ] {
             let head = head(&format!("{lines}\r\n\r\n")).unwrap().unwrap();
@@ -288,6 +321,36 @@ mod tests {
         let interim = [&b"HTTP/1.1 102 Processing\r\n\r\n"[..]; 100];
         assert_eq!(read(&interim, false).unwrap_err(), HeadError::TooBig);
         assert_eq!(head(&"HTTP/1.1 102 Processing\r\n\r\n".repeat(100)).unwrap_err(), HeadError::TooBig);
+    }
+
+    #[test]
+    fn a_reason_is_passed_on_as_it_came() {
+        let reason = |line: &[u8]| {
+            let head = read(&[line, b"\r\n\r\n"], false).unwrap().unwrap();
+            head.reason.map(|reason| reason.to_vec())
+        };
+        assert_eq!(reason(b"HTTP/1.1 200 OK"), None);
+        for odd in [&b"Fine"[..], b"", b" ", b"\xc3\xa9t\xe9 (x)", b"a\tb"] {
+            assert_eq!(reason(&[b"HTTP/1.1 200 ", odd].concat()), Some(odd.to_vec()));
+            assert_eq!(reason(&[b"\r\nHTTP/1.1 200 ", odd].concat()), Some(odd.to_vec()));
+        }
+        assert_eq!(reason(b"HTTP/1.1 200"), Some(Vec::new()));
+    }
+
+    #[test]
+    fn lines_whose_names_no_header_can_have_are_left_out() {
+        for odd in ["X(y)", "X/y", "{x}", "X@y", "[", "X\u{e9}"] {
+            let text =
+                format!("\r\nHTTP/1.1 200 OK\r\nA: 1\r\n{odd}: b: c\r\nContent-Length: 2\n{odd}:\r\nB: 2\r\n\r\n");
+            let head = head(&text).unwrap().unwrap();
+            let lines: Vec<_> = head.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+            assert_eq!(lines, [("a", &b"1"[..]), ("content-length", b"2"), ("b", b"2")], "{odd}");
+            assert_eq!(head.framing, Framing::Length(2), "{odd}");
+        }
+        for doubtful in ["X(y) : 1", ": 1", " X(y): 1", "X(y)", "X\0(y): 1", "X(y): 1\r\n folded"] {
+            let text = format!("HTTP/1.1 200 OK\r\nX(z): 1\r\n{doubtful}\r\nContent-Length: 2\r\n\r\n");
+            assert!(matches!(head(&text), Err(HeadError::Invalid(_))), "{doubtful}");
+        }
     }
 
     #[test]
