@@ -108,6 +108,40 @@ async fn a_connection_on_which_something_came_or_that_ended_is_not_used_again() 
     assert!(pool.take(&key).is_none());
 }
 
+#[tokio::test(start_paused = true)]
+async fn connections_are_kept_as_the_settings_say() {
+    let limits = |pool_size, max_requests, idle| UpstreamKeepalive {
+        pool_size,
+        max_requests,
+        idle_timeout: Duration::from_secs(idle),
+    };
+    // Of three connections, each of which has carried so many requests, after so many seconds.
+    for (limits, requests, seconds, expect) in [
+        (limits(5, 0, 60), 1, 0, 3),
+        (limits(2, 0, 60), 5, 59, 2),
+        (limits(2, 0, 60), 1, 60, 0),
+        (limits(2, 0, 0), 1, 100_000, 2),
+        (limits(0, 0, 60), 1, 0, 0),
+        (limits(2, 3, 60), 2, 0, 2),
+        (limits(2, 3, 60), 3, 0, 0),
+    ] {
+        let (pool, key) = (Pool::new(limits), pool().1);
+        let mut upstreams = Vec::new();
+        for _ in 0..3 {
+            let (mut near, mut far) = connection(4096);
+            for request in 1..=requests {
+                far.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+                asked(near, get(), &pool, &key).await.unwrap();
+                near = if request == requests { break } else { pool.take(&key).unwrap() };
+            }
+            upstreams.push(far);
+        }
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        let kept = std::iter::from_fn(|| pool.take(&key)).count();
+        assert_eq!(kept, expect, "{limits:?}, {requests} requests, {seconds} s");
+    }
+}
+
 #[tokio::test]
 async fn connections_are_kept_for_so_many_servers_at_most() {
     let (pool, _) = pool();
