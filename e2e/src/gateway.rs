@@ -146,12 +146,16 @@ impl Gateway {
                 .spawn()
                 .unwrap();
             running.child = Some(child);
+            // All listeners are there then, those for streams too.
+            eventually("the gateway says that it has started", || {
+                running.still_runs();
+                lossy(&running.path("output")).contains("Kong started").then_some(())
+            })
+            .await;
         }
         for address in [proxy, tls, clear_http2, admin, status] {
             eventually_async("the gateway listens", || async {
-                if let Some(ended) = running.child.as_ref().and_then(|child| ended(child.id())) {
-                    panic!("the gateway ended: {ended}");
-                }
+                running.still_runs();
                 TcpStream::connect(address).await.ok()
             })
             .await;
@@ -302,6 +306,13 @@ impl Running {
             self.error_log().lines().find(|line| parts.iter().all(|part| line.contains(part))).map(Into::into)
         })
         .await
+    }
+
+    /// Panics where the gateway has ended.
+    fn still_runs(&self) {
+        if let Some(ended) = self.child.as_ref().and_then(|child| ended(child.id())) {
+            panic!("the gateway ended: {ended}");
+        }
     }
 
     /// The pid of the gateway, as its pid file says.
