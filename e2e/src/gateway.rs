@@ -6,10 +6,14 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Child,
+    sync::Once,
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{Signal, kill},
+    },
     unistd::Pid,
 };
 use serde_json::{Value, json};
@@ -128,6 +132,7 @@ impl Gateway {
 
     /// Starts it and waits until it accepts connections and its plugin servers theirs, except for those that are held.
     pub async fn start(self) -> Running {
+        raise_descriptor_limit();
         let ports = [self.proxy_port.unwrap_or_else(free_port), free_port(), free_port(), free_port(), free_port()];
         let [proxy, tls, clear_http2, admin, status] = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let conf = self.write_files([proxy, tls, clear_http2, admin, status]);
@@ -414,6 +419,16 @@ fn write_config(prefix: &Path, config: &Value) {
         map.entry("_format_version").or_insert_with(|| "3.0".into());
     }
     std::fs::write(prefix.join("kong.json"), config.to_string()).unwrap();
+}
+
+/// Lets this process open as many files as the system allows: some tests hold a thousand connections, and where nobody has said
+/// otherwise that is the limit.
+fn raise_descriptor_limit() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    });
 }
 
 /// Why a process is no more (a zombie counts as ended).
