@@ -262,6 +262,20 @@ impl Running {
         self.connect().await.get(path, headers).await
     }
 
+    /// The answer to a GET of what needs a plugin server that may just be replaced. The gateway waits ten seconds for one that
+    /// starts, which a machine that runs many tests may need for it: what was refused for that reason is asked for again.
+    pub async fn get_from_replaced(&self, path: &str) -> Response {
+        eventually_async(&format!("an answer to {path}"), || async {
+            let answer = self.get(path).await;
+            if answer.status == 500 {
+                self.logged_error(&["was not ready within 10 s", path]).await;
+                return None;
+            }
+            Some(answer)
+        })
+        .await
+    }
+
     /// The address of the Admin API.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin

@@ -13,7 +13,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
-use silverback_e2e::{Connection, Gateway, Trial, Upstream, eventually, within};
+use silverback_e2e::{Connection, Gate, Gateway, Step, Trial, Upstream, eventually, within};
 
 /// A service at `/checked` with this plugin, and one at `/free` without.
 fn checked_and_free(upstream: &Upstream, trial: Trial, config: &Value) -> Value {
@@ -151,7 +151,7 @@ async fn a_handler_that_crashes_gets_500_and_the_next_request_is_served() {
         let answer = gateway.get("/failing").await;
         assert_eq!(answer.status, 500, "{trial:?}");
         assert!(upstream.requests().is_empty());
-        let answer = gateway.get("/checked").await;
+        let answer = gateway.get_from_replaced("/checked").await;
         assert_eq!((answer.status, answer.header("x-checked")), (200, Some("yes")), "{trial:?}");
     }
 }
@@ -159,7 +159,8 @@ async fn a_handler_that_crashes_gets_500_and_the_next_request_is_served() {
 #[tokio::test]
 async fn the_log_phase_runs_for_a_client_that_went_away() {
     for trial in [Trial::Go, Trial::Python, Trial::JavaScript] {
-        let upstream = Upstream::echo().await;
+        // It has no answer by the time that it is seen to be gone.
+        let upstream = Upstream::scripted(|_| vec![Step::Wait(Gate::closed())]).await;
         let gateway = Gateway::new();
         let log = gateway.directory().join("log");
         let config = checked_and_free(&upstream, trial, &json!({ "delay_ms": 300, "log_file": log }));

@@ -29,7 +29,7 @@ async fn with_settings(upstream: &Upstream, trial: Trial, settings: &[String]) -
 async fn a_hung_process_is_replaced_while_its_peers_serve() {
     for (trial, process, name) in SERVERS {
         let upstream = Upstream::echo().await;
-        let settings = [format!("pluginserver_{name}_workers = 2"), format!("pluginserver_{name}_timeout = 1000")];
+        let settings = [format!("pluginserver_{name}_workers = 2"), format!("pluginserver_{name}_timeout = 3000")];
         let gateway = with_settings(&upstream, trial, &settings).await;
         let pids = || gateway.plugin_server_pids(process);
         eventually("two processes that are ready", || {
@@ -53,7 +53,7 @@ async fn a_hung_process_is_replaced_while_its_peers_serve() {
         })
         .await;
         assert!(served > 0, "{trial:?}: its peer did not serve");
-        assert_eq!(gateway.get("/checked").await.status, 200, "{trial:?}");
+        assert_eq!(gateway.get_from_replaced("/checked").await.status, 200, "{trial:?}");
     }
 }
 

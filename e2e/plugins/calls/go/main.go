@@ -89,6 +89,16 @@ func call(kong *pdk.PDK, name string, args []json.RawMessage) (interface{}, inte
 		time.Sleep(time.Duration(milliseconds) * time.Millisecond)
 		return nil, nil
 	}
+	if name == "wait_for" {
+		var file string
+		_ = json.Unmarshal(args[0], &file)
+		for {
+			if _, err := os.Stat(file); err == nil {
+				return nil, nil
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
 	words := strings.Split(strings.TrimPrefix(name, "kong."), ".")
 	space, function := strings.Join(words[:len(words)-1], ""), words[len(words)-1]
 	if strings.HasPrefix(name, "kong.ctx.shared.") {

@@ -3,6 +3,7 @@
 // The calls plugin in JavaScript: it makes the PDK calls that its configuration lists, as ../go/main.go.
 
 const { createHash } = require('crypto')
+const { existsSync } = require('fs')
 const { appendFile } = require('fs/promises')
 const { setTimeout: sleep } = require('timers/promises')
 
@@ -21,8 +22,13 @@ function shown(value) {
   return value === undefined ? null : value
 }
 
+async function waitFor(file) {
+  while (!existsSync(file)) await sleep(10)
+}
+
 function call(kong, name, args) {
   if (name === 'sleep') return sleep(args[0])
+  if (name === 'wait_for') return waitFor(args[0])
   // As plugins write it: kong.service.request.setPath
   const words = name.split('.').slice(1).map((word) => word.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase()))
   return words.reduce((space, word) => space[word], kong)(...args)

@@ -32,6 +32,10 @@ def shown(value):
 def call(kong, name, args):
     if name == "sleep":
         return time.sleep(args[0] / 1000)
+    if name == "wait_for":
+        while not os.path.exists(args[0]):
+            time.sleep(0.01)
+        return None
     function = kong
     for word in name.split(".")[1:]:
         function = getattr(function, word)

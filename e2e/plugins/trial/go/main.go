@@ -19,6 +19,7 @@ type Config struct {
 	Header  string `json:"header"`   // response header to set
 	Value   string `json:"value"`    // its value
 	DelayMs int    `json:"delay_ms"` // time to wait
+	WaitFor string `json:"wait_for"` // file to wait for
 	Hang    bool   `json:"hang"`     // never end
 	Fail    bool   `json:"fail"`     // panic
 	Exit    int    `json:"exit"`     // status to exit with
@@ -42,6 +43,12 @@ func (conf Config) Access(kong *pdk.PDK) {
 		_ = kong.Response.SetHeader(conf.Header, conf.Value)
 	}
 	time.Sleep(time.Duration(conf.DelayMs) * time.Millisecond)
+	for conf.WaitFor != "" {
+		if _, err := os.Stat(conf.WaitFor); err == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 	if conf.Hang {
 		time.Sleep(time.Hour)
 	}

@@ -2,6 +2,7 @@
 
 // The trial plugin in JavaScript: it does what its configuration says, as ../go/main.go.
 
+const { existsSync } = require('fs')
 const { appendFile } = require('fs/promises')
 const { setTimeout: sleep } = require('timers/promises')
 
@@ -11,11 +12,12 @@ class Trial {
   }
 
   async access(kong) {
-    const { trace, header, value, delay_ms, hang, fail, exit, fault } = this.config
+    const { trace, header, value, delay_ms, wait_for, hang, fail, exit, fault } = this.config
     if (fault === 'raise first') throw new Error('told to fail')
     if (trace) await kong.service.request.addHeader('X-Trace', trace)
     if (header) await kong.response.setHeader(header, value || '')
     if (delay_ms) await sleep(delay_ms)
+    while (wait_for && !existsSync(wait_for)) await sleep(10)
     if (hang) await sleep(3600 * 1000)
     if (fault) await this.commit(fault, kong)
     if (fail) throw new Error('told to fail')
@@ -83,6 +85,7 @@ module.exports = {
     { header: { type: 'string' } },
     { value: { type: 'string' } },
     { delay_ms: { type: 'integer' } },
+    { wait_for: { type: 'string' } },
     { hang: { type: 'boolean' } },
     { fail: { type: 'boolean' } },
     { exit: { type: 'integer' } },

@@ -8,6 +8,7 @@ Schema = (
     {"header": {"type": "string"}},
     {"value": {"type": "string"}},
     {"delay_ms": {"type": "integer"}},
+    {"wait_for": {"type": "string"}},
     {"hang": {"type": "boolean"}},
     {"fail": {"type": "boolean"}},
     {"exit": {"type": "integer"}},
@@ -42,6 +43,8 @@ class Plugin:
         if "header" in config:
             kong.response.set_header(config["header"], config.get("value", ""))
         time.sleep(config.get("delay_ms", 0) / 1000)
+        while "wait_for" in config and not os.path.exists(config["wait_for"]):
+            time.sleep(0.01)
         if config.get("hang"):
             time.sleep(3600)
         if fault:
