@@ -133,7 +133,7 @@ fn an_old_listener_with_a_full_queue_blocks_nothing() {
 
 #[test]
 fn a_server_whose_socket_is_lost_is_started_again() {
-    with_both(Deadlines { ready: Duration::from_secs(1), ..LONG }, async |stage, _| {
+    with_both(Deadlines { ready: Duration::from_secs(5), ..LONG }, async |stage, _| {
         let instance = stage.script(json!([]));
         assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
         let own = std::fs::read_link(stage.socket()).unwrap();
@@ -237,7 +237,7 @@ fn a_handler_of_a_server_managed_elsewhere_is_waited_for_over_epochs() {
         let mut stage = Stage::with(WireProtocol::MsgPack, SHORT, Managed::Elsewhere, "");
         stage.start_elsewhere();
         let call = json!(["call", "kong.request.get_host"]);
-        let late = stage.script(json!([["sleep", 1500], call, call]));
+        let late = stage.script(json!([["sleep", 4500], call, call]));
         let failure = stage.run(&late, &mut Script::default()).await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Deadline);
         // the epoch ends

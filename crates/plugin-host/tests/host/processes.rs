@@ -1,6 +1,6 @@
 //! Several processes of one server, renewals, and servers that take the place of others.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -74,7 +74,8 @@ fn a_process_that_has_done_its_share_lets_its_events_end() {
         block_on(async {
             let stage = Stage::with_settings(protocol, LONG, "", |server| server.process.max_requests = 2);
             let quick = stage.script(json!([]));
-            let slow = stage.script(json!([["sleep", 800]]));
+            let go_ahead = stage.socket().with_file_name("go-ahead");
+            let slow = stage.script(json!([["wait for", go_ahead]]));
             stage.wait_state(ServerState::Ready).await;
             let first = stage.pid();
             let mut script = Script::default();
@@ -89,6 +90,7 @@ fn a_process_that_has_done_its_share_lets_its_events_end() {
                     .iter()
                     .any(|process| process.state == ServerState::Draining && process.in_flight == 1);
                 assert!(draining, "{:?}", stage.status());
+                fs::write(&go_ahead, "").unwrap();
             };
             let (end, ()) = tokio::join!(under_way, others);
             assert_eq!(end.unwrap(), EventEnd::Returned);
@@ -143,9 +145,11 @@ fn a_server_that_does_not_come_up_changes_nothing() {
         assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
         let first = stage.pid();
         let mut settings = stage.settings();
-        for (command, expect) in [("sh -c 'exit 5'", "exit status 5"), ("sleep 100", "nothing has answered")] {
+        for (command, time, expect) in
+            [("sh -c 'exit 5'", 60_000, "exit status 5"), ("sleep 100", 300, "nothing has answered")]
+        {
             settings.start_cmd = Some(command.to_owned());
-            settings.process.start_timeout = Duration::from_millis(300);
+            settings.process.start_timeout = Duration::from_millis(time);
             let offers = [offer(WireProtocol::MsgPack)];
             let errors = stage.host.change(&[settings.clone()], &[], &offers, |_| false).await.err().unwrap();
             let [ChangeError::NotUp { reason, .. }] = errors.as_slice() else { panic!("{errors:?}") };
@@ -217,7 +221,7 @@ fn a_server_on_trial_that_hangs_delays_no_process_that_is_needed() {
         assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
         let mut settings = [stage.settings()];
         hangs_at_its_start(&mut settings[0]);
-        std::fs::write(stage.socket().with_file_name("hang"), "").unwrap();
+        fs::write(stage.socket().with_file_name("hang"), "").unwrap();
         let offers = [offer(protocol)];
         let change = stage.host.change(&settings, &[], &offers, |_| false);
         let old_one_ends = async {
@@ -229,7 +233,7 @@ fn a_server_on_trial_that_hangs_delays_no_process_that_is_needed() {
                 assert_eq!(stage.run(&instance, &mut Script::default()).await.unwrap(), EventEnd::Returned);
             }
             stage.wait_noted("hung", 3).await;
-            std::fs::remove_file(stage.socket().with_file_name("hang")).unwrap();
+            fs::remove_file(stage.socket().with_file_name("hang")).unwrap();
             kill(Pid::from_raw(stage.pid()), Signal::SIGKILL).unwrap();
             stage.wait_noted("pid", 4).await;
         };
@@ -252,7 +256,7 @@ fn a_renewal_that_hangs_delays_no_process_that_is_needed() {
                 hangs_at_its_start(server);
             });
             stage.wait(|| ready(&stage) == workers, "the first processes").await;
-            std::fs::write(stage.socket().with_file_name("hang"), "").unwrap();
+            fs::write(stage.socket().with_file_name("hang"), "").unwrap();
             let instance = stage.script(json!([]));
             stage
                 .wait_for(
@@ -263,7 +267,7 @@ fn a_renewal_that_hangs_delays_no_process_that_is_needed() {
                     "a renewal",
                 )
                 .await;
-            std::fs::remove_file(stage.socket().with_file_name("hang")).unwrap();
+            fs::remove_file(stage.socket().with_file_name("hang")).unwrap();
             for pid in stage.noted_pids() {
                 kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
             }

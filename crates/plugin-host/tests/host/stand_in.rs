@@ -1,7 +1,7 @@
 //! A plugin server that does what an instance's configuration says. It runs in a process of its own: this test binary,
 //! started with `--exact stand_in::server` and the variable `STAND_IN`.
 //!
-//! `config.script` is a list of actions that a handler takes: `["call", METHOD, ARG...]`, `["sleep", MS]`,
+//! `config.script` is a list of actions that a handler takes: `["call", METHOD, ARG...]`, `["sleep", MS]`, `["wait for", FILE]`,
 //! `["hang"]` (this handler), `["freeze"]` (all events of the server), `["die"]`, `["close"]`, `["garbage"]`,
 //! `["huge"]`, `["fail", TEXT]` (MessagePack: an error as answer), `["flood"]` (MessagePack: notifications without end),
 //! `["stall", MS, METHOD]` (MessagePack: a call whose answer is not read for a while), `["stray"]` (something after the
@@ -142,6 +142,12 @@ fn act(action: &Json) -> Act {
             Act::Nothing
         }
         "hang" => hang(),
+        "wait for" => {
+            while !PathBuf::from(text(1)).exists() {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Act::Nothing
+        }
         "freeze" => {
             let _held = LOCK.lock();
             hang()
