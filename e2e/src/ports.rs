@@ -6,15 +6,15 @@ use std::{
 };
 
 /// Below the range from which Linux takes the ports of outgoing connections, so that none of those is in the way.
-const FIRST: u16 = 22000;
-const LAST: u16 = 22999;
+const FIRST: u16 = 20000;
+const LAST: u16 = 29999;
 
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
 /// A port on 127.0.0.1 that nobody listens on, and that this process has not given out before.
 pub fn free_port() -> u16 {
     // Another run of these tests at the same time starts elsewhere.
-    let offset = (std::process::id() % 10) as u16 * 100;
+    let offset = (std::process::id() % 10) as u16 * 1000;
     for _ in FIRST..=LAST {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = FIRST + (offset + step) % (LAST - FIRST + 1);

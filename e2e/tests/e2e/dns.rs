@@ -129,7 +129,12 @@ async fn a_name_may_stand_for_another() {
 async fn a_name_that_does_not_exist_is_503_and_remembered() {
     let dns = Dns::start().await;
     let conf = format!("{}\ndns_not_found_ttl = 3600", dns.conf());
-    let gateway = Gateway::new().conf(&conf).config(service("none.test", 80)).start().await;
+    let gateway = Gateway::new()
+        .conf(&conf)
+        .environment("RES_OPTIONS", "timeout:20 attempts:1")
+        .config(service("none.test", 80))
+        .start()
+        .await;
     for _ in 0..3 {
         let answer = gateway.get_with("/", &["Accept: application/json"]).await;
         assert_eq!((answer.status, answer.json()["message"].as_str()), (503, Some("name resolution failed")));

@@ -189,7 +189,8 @@ async fn a_deadline_that_passes_ends_the_upstreams_stream_too() {
     let upstream = GrpcUpstream::start().await;
     let gateway = gateway_with(&upstream, None).await;
     let mut request = tonic::Request::new(Bytes::from_static(b"x"));
-    request.set_timeout(Duration::from_millis(500));
+    // Long enough for the request to get there before.
+    request.set_timeout(Duration::from_secs(3));
     let status = gateway.grpc().await.unary_request("Wait", request).await.unwrap_err();
     assert!(matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded), "{status:?}");
     assert_eq!(upstream.reset().await, h2::Reason::CANCEL);

@@ -99,7 +99,7 @@ async fn timeouts_take_a_target_out() {
     let good = Upstream::named("good").await;
     let slow = Upstream::scripted(|_| vec![Step::Pause(std::time::Duration::from_secs(3600))]).await;
     let mut config = checked(&passive(&json!({ "timeouts": 1 })), &[&slow.target(), &good.target()]);
-    config["services"][0]["read_timeout"] = json!(300);
+    config["services"][0]["read_timeout"] = json!(3000);
     let gateway = Gateway::new().config(config).start().await;
     for _ in 0..6 {
         assert_eq!(gateway.get("/").await.status, 200);
@@ -230,7 +230,7 @@ async fn a_connection_that_ends_where_it_was_idle_says_nothing_of_the_target() {
 #[tokio::test]
 async fn a_body_that_fails_says_nothing_of_the_target() {
     let (http, grpc) = (Upstream::echo().await, silverback_e2e::GrpcUpstream::start().await);
-    let conf = "nginx_http_client_max_body_size = 2k\nnginx_http_client_body_timeout = 1s";
+    let conf = "nginx_http_client_max_body_size = 2k\nnginx_http_client_body_timeout = 3s";
     for (protocol, target, routed) in [("http", http.target(), "http"), ("grpc", grpc.target(), "grpc")] {
         let mut config = checked(&passive(&json!({ "tcp_failures": 1, "http_failures": 1 })), &[&target]);
         config["services"][0]["protocol"] = json!(protocol);

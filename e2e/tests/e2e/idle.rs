@@ -57,24 +57,24 @@ async fn a_connection_is_served_again_after_a_rest() {
 async fn slow_clients_are_given_up() {
     let upstream = Upstream::echo().await;
     let gateway = Gateway::new()
-        .conf("nginx_http_client_header_timeout = 1s\nnginx_http_client_body_timeout = 1s")
+        .conf("nginx_http_client_header_timeout = 3s\nnginx_http_client_body_timeout = 3s")
         .config(upstream.behind_everything())
         .start()
         .await;
     // Nothing; a part of a head; a part of a body; the same where TLS is expected.
-    let mut silent = Connection::open(gateway.proxy()).await;
-    assert_eq!(silent.closed().await, b"");
-    let mut silent = Connection::open(gateway.tls()).await;
-    assert_eq!(silent.closed().await, b"");
-    for tls in [false, true] {
-        let mut connection = if tls { gateway.connect_tls("a.test").await } else { gateway.connect().await };
-        connection.send("GET / HTTP/1.1\r\nHost: a\r\n").await;
+    let silent = async |mut connection: Connection| assert_eq!(connection.closed().await, b"");
+    let told = async |mut connection: Connection, part: &str| {
+        connection.send(part).await;
         assert_eq!(connection.response().await.status, 408);
         assert_eq!(connection.closed().await, b"");
-    }
-    let mut connection = gateway.connect().await;
-    connection.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345").await;
-    assert_eq!(connection.response().await.status, 408);
-    assert_eq!(connection.closed().await, b"");
+    };
+    let head = "GET / HTTP/1.1\r\nHost: a\r\n";
+    tokio::join!(
+        async { silent(Connection::open(gateway.proxy()).await).await },
+        async { silent(Connection::open(gateway.tls()).await).await },
+        async { told(gateway.connect().await, head).await },
+        async { told(gateway.connect_tls("a.test").await, head).await },
+        async { told(gateway.connect().await, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345").await },
+    );
     assert_eq!(upstream.requests().len(), 0);
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
-use silverback_e2e::{Gateway, Language, Running, Trial, Upstream, eventually_async};
+use silverback_e2e::{Dns, Gateway, Language, Running, Trial, Upstream, eventually_async};
 
 /// A service for every path, with a trial plugin.
 fn tried(upstream: &Upstream, trial: Trial, config: &Value) -> Value {
@@ -85,7 +85,8 @@ async fn metrics_tell_the_health_of_every_target() {
             { "name": "unchecked", "targets": targets(&["127.0.0.1:9"]) },
         ],
     });
-    let gateway = Gateway::new().config(config).start().await;
+    let dns = Dns::start().await;
+    let gateway = Gateway::new().conf(&dns.conf()).config(config).start().await;
     let health = async |upstream: &str, target: &str, address: &str| {
         let values = scrape(&gateway).await;
         let states = ["healthchecks_off", "healthy", "unhealthy", "dns_error"].into_iter().filter(|state| {

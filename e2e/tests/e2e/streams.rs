@@ -449,7 +449,7 @@ async fn silence_ends_a_stream_and_either_side_may_leave() {
     let listeners = Listeners::new();
     let silent = StreamServer::sink().await;
     let mut service = silent.service("silent", listeners.tcp);
-    service["read_timeout"] = json!(300);
+    service["read_timeout"] = json!(3000);
     let gateway = Gateway::new().conf(&listeners.conf()).config(json!({ "services": [service] })).start().await;
     let mut connection = Connection::open(at(listeners.tcp)).await;
     connection.send("abc").await;
@@ -473,7 +473,7 @@ async fn udp_sessions_have_their_own_answers() {
     let gateway = Gateway::new();
     let log_file = gateway.directory().join("streams.jsonl");
     let service = json!({
-        "name": "udp", "protocol": "udp", "host": "127.0.0.1", "port": upstream.port(), "read_timeout": 500,
+        "name": "udp", "protocol": "udp", "host": "127.0.0.1", "port": upstream.port(), "read_timeout": 5000,
         "routes": [{ "protocols": ["udp"], "destinations": [{ "port": listeners.udp }] }],
         "plugins": [plugin(Trial::Python, json!({ "log_file": log_file }))],
     });

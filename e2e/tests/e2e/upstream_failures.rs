@@ -90,7 +90,7 @@ async fn each_try_has_its_own_timeout() {
     })
     .await;
     let mut config = retrying(&upstream, 2);
-    config["services"][0]["read_timeout"] = json!(1000);
+    config["services"][0]["read_timeout"] = json!(2000);
     let gateway = Gateway::new().config(config).start().await;
     assert_eq!(gateway.get("/").await.text(), "ok");
     assert_eq!(upstream.connections(), 3);

@@ -129,7 +129,7 @@ async fn a_websocket_goes_to_the_upstream_over_tls() {
 async fn a_websocket_on_which_nobody_speaks_is_closed_after_the_read_timeout() {
     let upstream = WebSocketUpstream::echo(None).await;
     let config = json!({ "services": [{
-        "name": "chat", "url": upstream.url(), "read_timeout": 1000, "routes": [{ "paths": ["/"] }],
+        "name": "chat", "url": upstream.url(), "read_timeout": 3000, "routes": [{ "paths": ["/"] }],
     }] });
     let gateway = Gateway::new().config(config).start().await;
     let mut socket = websocket(&gateway).await;
