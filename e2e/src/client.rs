@@ -227,10 +227,8 @@ impl Connection {
     }
 
     async fn fill(&mut self) -> Result<usize, String> {
-        let mut piece = [0; 16384];
-        let count = self.stream.read(&mut piece).await.map_err(|error| error.to_string())?;
-        self.buffer.extend_from_slice(&piece[..count]);
-        Ok(count)
+        self.buffer.reserve(16384);
+        self.stream.read_buf(&mut self.buffer).await.map_err(|error| error.to_string())
     }
 }
 

@@ -8,7 +8,8 @@ pub const DEADLINE: Duration = Duration::from_secs(120);
 
 /// The result of `future`, or a failure that says what was waited for.
 pub async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(DEADLINE, future).await {
+    // On the heap: what waits for what waits would not fit on the stack of a test in the end.
+    match tokio::time::timeout(DEADLINE, Box::pin(future)).await {
         Ok(output) => output,
         Err(_) => panic!("{what}: nothing after {DEADLINE:?}"),
     }

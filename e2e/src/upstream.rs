@@ -478,9 +478,8 @@ impl Reader {
     }
 
     async fn fill(&mut self) -> Option<()> {
-        let mut piece = [0; 16384];
-        let count = self.reading.read(&mut piece).await.ok()?;
-        self.buffer.extend_from_slice(&piece[..count]);
+        self.buffer.reserve(16384);
+        let count = self.reading.read_buf(&mut self.buffer).await.ok()?;
         (count > 0).then_some(())
     }
 }

@@ -131,7 +131,6 @@ pub(crate) async fn upstream() -> SocketAddr {
 
 async fn say_whether_marked(mut stream: TcpStream) {
     let mut read = Vec::new();
-    let mut piece = [0; 8192];
     loop {
         while let Some(end) = read.windows(4).position(|four| four == b"\r\n\r\n") {
             let head: Vec<u8> = read.drain(..end + 4).collect();
@@ -142,9 +141,8 @@ async fn say_whether_marked(mut stream: TcpStream) {
                 return;
             }
         }
-        match stream.read(&mut piece).await {
-            Ok(count) if count > 0 => read.extend_from_slice(&piece[..count]),
-            _ => return,
+        if !matches!(stream.read_buf(&mut read).await, Ok(1..)) {
+            return;
         }
     }
 }
