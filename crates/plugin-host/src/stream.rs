@@ -54,8 +54,11 @@ impl Stream {
     }
 
     /// The same for what is there already. `WouldBlock`: nothing is.
+    ///
+    /// The socket itself is asked. The runtime knows only of what had come when it last looked, which is before the event
+    /// that is about to begin, and what has come since might be taken for a part of it.
     pub(crate) fn receive_now(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        self.0.try_io(Interest::READABLE, |socket| receive(socket, buffer))
+        receive(self.socket(), buffer)
     }
 
     /// Sends as many of the bytes as there is room for now, and takes them away. Whether those were all.
@@ -140,6 +143,20 @@ mod tests {
             assert_eq!(stream.receive(&mut buffer).await.unwrap(), 3);
             assert_eq!(&buffer[..], b"onetwo");
             assert_eq!(stream.receive(&mut buffer).await.unwrap(), 0);
+        });
+    }
+
+    #[test]
+    fn what_has_come_is_there_before_the_runtime_has_looked() {
+        block_on(async {
+            let (stream, mut peer) = pair();
+            let mut buffer = BytesMut::with_capacity(100);
+            peer.write_all(b"one").unwrap();
+            assert_eq!(stream.receive(&mut buffer).await.unwrap(), 3);
+            peer.write_all(b"two").unwrap();
+            assert_eq!(stream.receive_now(&mut buffer).unwrap(), 3);
+            drop(peer);
+            assert_eq!(stream.receive_now(&mut buffer).unwrap(), 0);
         });
     }
 
