@@ -39,6 +39,8 @@ struct Inner<S> {
     reader: Reader,
     /// Nothing more will come.
     ended: bool,
+    /// Nothing can be told either.
+    reset: bool,
     /// Which request is being read; the bodies of others have nothing to say.
     request: u64,
     body: BodyState,
@@ -85,6 +87,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Wire<S> {
             socket: Some(socket),
             reader: Reader::new(limits, read),
             ended: false,
+            reset: false,
             request: 0,
             body: BodyState::Wanted,
             interim: &[],
@@ -139,8 +142,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Wire<S> {
         while inner.reader.waiting() < READ_AHEAD {
             match inner.poll_bytes(cx) {
                 Poll::Ready(Came::Bytes) => {}
-                // It may have left its last requests behind.
-                Poll::Ready(Came::End) if inner.reader.holds_head() => break,
+                // It may have left its last requests behind, and wait for their answers.
+                Poll::Ready(Came::End) if !inner.reset && inner.reader.holds_head() => break,
                 Poll::Ready(Came::End) => return Poll::Ready(()),
                 Poll::Pending => break,
             }
@@ -236,6 +239,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
                 return Came::Bytes;
             }
             self.ended = true;
+            self.reset = read.is_err();
             Came::End
         })
     }

@@ -1,6 +1,6 @@
 use std::{future::poll_fn, task::Poll};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf};
 
 use super::*;
 
@@ -147,6 +147,41 @@ async fn a_client_that_leaves_is_noticed_unless_it_left_a_request() {
         drop(client);
         assert_eq!(has_left(&wire).await, expect, "{behind:?}");
     }
+}
+
+/// A connection that is reset behind these bytes.
+struct Reset(&'static [u8]);
+
+impl AsyncRead for Reset {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.0.is_empty() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        Pin::new(&mut self.0).poll_read(cx, out)
+    }
+}
+
+impl AsyncWrite for Reset {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_resets_its_connection_has_left_its_requests_too() {
+    let requests = b"GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n";
+    let wire = Wire::new(Reset(requests), LIMITS, BytesMut::new());
+    assert_eq!(poll_fn(|cx| wire.poll_bytes(cx)).await, Came::Bytes);
+    wire.head().unwrap().unwrap();
+    assert!(poll_fn(|cx| Poll::Ready(wire.poll_left(cx).is_ready())).await);
 }
 
 #[tokio::test]
