@@ -247,10 +247,10 @@ impl Flight {
             (Ok(upstreamed), false) => End::Upstream(Box::new(upstreamed)),
             (Ok(upstreamed), true) => Box::pin(self.buffer(upstreamed)).await,
             (Err(failure), _) => {
-                self.log(Level::Error, format_args!("{failure}{}", failure.activity()));
                 if let send::SendFailure::ClientBody(error) = &failure {
                     return self.body_failed(error);
                 }
+                self.log(Level::Error, format_args!("{failure}{}", failure.activity()));
                 if let send::SendFailure::Balance(_) = failure {
                     // Kong finds no peer before it proxies.
                     self.proxied = false;

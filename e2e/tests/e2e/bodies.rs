@@ -63,6 +63,22 @@ async fn a_buffered_request_reaches_the_upstream_when_its_body_is_complete() {
 }
 
 #[tokio::test]
+async fn a_client_that_leaves_its_upload_is_no_error_of_the_gateway() {
+    let upstream = Upstream::echo().await;
+    let mut config = upstream.behind_everything();
+    config["services"][0]["routes"][0]["request_buffering"] = json!(false);
+    let gateway = Gateway::new().conf("log_level = info").config(config).start().await;
+    let mut connection = gateway.connect().await;
+    connection.send("POST /left HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhello").await;
+    upstream.heads(1).await;
+    drop(connection);
+    gateway.logged_access(&["POST /left", " 400 "]).await;
+    let line = gateway.logged_error(&["while reading client request body"]).await;
+    assert!(line.contains("[info]"), "{line}");
+    assert!(!gateway.error_log().contains("[error]"), "{}", gateway.error_log());
+}
+
+#[tokio::test]
 async fn an_unbuffered_request_reaches_the_upstream_as_it_comes() {
     let upstream = Upstream::echo().await;
     let mut config = upstream.behind_everything();
