@@ -333,6 +333,8 @@ pub enum HttpVersion {
 pub struct Request {
     pub method: Method,
     pub version: HttpVersion,
+    /// `$request`, where it is not method, target and version: the target has a host, or the line makes no sense.
+    pub line: Option<Bytes>,
     /// Path and query as the client sent them: `$request_uri`.
     pub raw_uri: String,
     /// `$uri`: decoded and normalised path.

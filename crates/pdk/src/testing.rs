@@ -98,6 +98,7 @@ pub fn exchange() -> Exchange {
         request: Request {
             method: Method::GET,
             version: HttpVersion::Http11,
+            line: None,
             raw_uri: "/".to_owned(),
             path: "/".to_owned(),
             query: None,

@@ -339,6 +339,9 @@ fn request<'a>(exchange: &'a Exchange, name: &str) -> Option<Cow<'a, [u8]>> {
     let request = &exchange.request;
     match name {
         "request" => {
+            if let Some(line) = &request.line {
+                return Some(Cow::Borrowed(line));
+            }
             let method = exchange.wishes.original_method.as_ref().unwrap_or(&request.method);
             let (method, version) = (method.as_str(), protocol(request.version));
             text([method, &request.raw_uri, version].join(" "))

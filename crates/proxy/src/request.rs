@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, sync::Arc};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use silverback_config::Settings;
 use silverback_model::Phase;
@@ -92,6 +93,9 @@ pub(crate) fn exchange(
         Version::HTTP_2 => HttpVersion::Http2,
         _ => HttpVersion::Http11,
     };
+    // HTTP/2 has no lines.
+    let names_host = parts.version < Version::HTTP_2 && parts.uri.scheme().is_some();
+    let line = names_host.then(|| format!("{} {} {:?}", parts.method, parts.uri, parts.version).into());
     let body = (!body.is_end_stream()).then_some(body);
     let head_length = parts.method.as_str().len()
         + raw_uri.len()
@@ -101,6 +105,7 @@ pub(crate) fn exchange(
     let request = Request {
         method: parts.method,
         version,
+        line,
         path: decoded_path(path),
         query: query.map(str::to_owned),
         raw_uri,
@@ -115,7 +120,8 @@ pub(crate) fn exchange(
 /// The state of a request that the sanitiser refused: what its head says, as far as that can be read.
 pub(crate) fn refused_exchange(connection: &Connection, generation: &Generation, head: &[u8]) -> Box<Exchange> {
     let mut lines = head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-    let request_line = String::from_utf8_lossy(lines.next().unwrap_or_default()).into_owned();
+    let line = lines.next().unwrap_or_default();
+    let request_line = String::from_utf8_lossy(line);
     let mut words = request_line.split(' ');
     let method = words.next().and_then(|word| Method::from_bytes(word.as_bytes()).ok()).unwrap_or(Method::GET);
     let raw_uri = words.next().filter(|target| target.starts_with('/')).unwrap_or("/").to_owned();
@@ -133,6 +139,7 @@ pub(crate) fn refused_exchange(connection: &Connection, generation: &Generation,
     let request = Request {
         method,
         version: HttpVersion::Http11,
+        line: Some(Bytes::copy_from_slice(line)),
         path: decoded_path(path),
         query: query.map(str::to_owned),
         raw_uri,
@@ -162,6 +169,7 @@ pub(crate) fn of_connection(
     let request = Request {
         method: Method::GET,
         version: HttpVersion::Http11,
+        line: None,
         path: String::new(),
         query: None,
         raw_uri: String::new(),

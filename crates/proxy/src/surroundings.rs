@@ -155,8 +155,12 @@ pub(crate) fn context(exchange: &Exchange) -> Context {
         HttpVersion::Http11 => "1.1",
         HttpVersion::Http2 => "2.0",
     };
+    let line = match &request.line {
+        Some(line) => String::from_utf8_lossy(line).into_owned(),
+        None => format!("{} {} HTTP/{version}", request.method, request.raw_uri),
+    };
     Context {
-        request: Some(format!("{} {} HTTP/{version}", request.method, request.raw_uri)),
+        request: Some(line),
         host: (!request.host.is_empty()).then(|| request.host.clone()),
         request_id: Some(exchange.id.clone()),
         ..connection

@@ -60,3 +60,20 @@ async fn a_client_cannot_forge_log_lines() {
     let line = gateway.logged_access(&["/forge"]).await;
     assert!(line.contains("\"\\xFF\\x80\\x22\\x5C\""), "{line}");
 }
+
+#[tokio::test]
+async fn the_access_log_has_what_the_client_wrote_and_nothing_that_it_did_not() {
+    let upstream = Upstream::echo().await;
+    let gateway = Gateway::new().config(upstream.behind_everything()).start().await;
+    for (bytes, line) in [
+        (&b"GET http://a.test/whole?x HTTP/1.1\r\nHost: a\r\n\r\n"[..], "\"GET http://a.test/whole?x HTTP/1.1\" 200 "),
+        (b"EHLO a.test\r\n", "\"EHLO a.test\" 400 "),
+        (b"\x16\x03\x01\xff", "\"\\x16\\x03\\x01\\xFF\" 400 "),
+        (b"GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n", "\"GET /\\x01 HTTP/1.1\" 400 "),
+    ] {
+        let mut connection = gateway.connect().await;
+        connection.send(bytes).await;
+        connection.response().await;
+        gateway.logged_access(&[line]).await;
+    }
+}

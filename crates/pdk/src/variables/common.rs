@@ -62,6 +62,10 @@ impl Common {
                 time::with_local(now, |time| line.extend_from_slice(time.as_bytes()));
             }
             Self::Request => {
+                if let Some(said) = &request.line {
+                    escape(line, said);
+                    return Appended::Value;
+                }
                 let method = exchange.wishes.original_method.as_ref().unwrap_or(&request.method);
                 // A method is made of letters and signs that no format escapes.
                 line.extend_from_slice(method.as_str().as_bytes());
